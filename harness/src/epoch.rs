@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! An epoch: a batch of programs handed to a guest, and what became of it. Plain data; both engines speak it.
+
+use std::time::Duration;
+
+use crate::program::Program;
+
+/// What a guest is asked to do.
+#[derive(Clone, Debug, Default)]
+pub struct Epoch {
+    /// Programs in order; all have the same schedule.
+    pub programs: Vec<Program>,
+    /// A canary kind (`abi::layout::canary`) to arm before the first program; 0: none.
+    pub canary: u32,
+    /// Scan for leaked memory after the last program.
+    pub leak_scan: bool,
+}
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub struct EpochOutcome {
+    /// How it ended.
+    pub end: EpochEnd,
+    /// Everything the guest printed during the epoch.
+    pub console: Vec<u8>,
+    /// One per program of the batch, in order; programs that were not reached included.
+    pub programs: Vec<ProgramOutcome>,
+    /// Index of the program in flight when the epoch ended early.
+    pub in_flight: Option<usize>,
+    /// Wall time from the request to the answer.
+    pub wall: Duration,
+    /// Wall time in which the guest ran programs (as opposed to being started, restored, torn down).
+    pub in_guest: Duration,
+}
+
+/// How an epoch ended. Whose fault it is, is in the type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EpochEnd {
+    /// Every program ran.
+    Done,
+    /// The kernel complained, panicked or hung; the console says what.
+    Kernel,
+    /// An op passed its deadline of guest time; blocked tasks are on the console.
+    Deadline,
+    /// The guest stopped answering within its wall-clock limit: silent lockup, or a host that is far too slow.
+    Lost,
+    /// The agent reported a failure of its own (`HARNESSFAIL:`).
+    Harness(String),
+    /// QEMU died or could not be talked to.
+    Machine(String),
+}
+
+/// What became of one program.
+#[derive(Clone, Debug, Default)]
+pub struct ProgramOutcome {
+    /// It was begun.
+    pub started: bool,
+    /// It ran to its end.
+    pub finished: bool,
+    /// Ops executed.
+    pub n_ops: u32,
+    /// Ops that returned an error.
+    pub n_errors: u32,
+    /// Guest time it took.
+    pub guest_time: Duration,
+    /// Coverage: (index into the edge map of `abi::shm::MAP_ENTRIES` entries, hit count), each index once.
+    pub cover: Vec<(u16, u16)>,
+    /// Result of each op, thread after thread; `None` when it did not run.
+    pub op_results: Vec<Option<i32>>,
+}
