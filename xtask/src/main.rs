@@ -1,2 +1,31 @@
-//! xtask
-fn main() {}
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask …`: the one command line. Parse, match, hand over; each subcommand is one file.
+
+mod exit;
+mod paths;
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::Outcome;
+
+/// Boots Linux kernels in QEMU and tortures their memory-reclaim shrinkers.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {}
+
+fn main() -> std::process::ExitCode {
+    exit::code_of(|| match Cli::try_parse() {
+        Ok(cli) => dispatch(cli.command),
+        Err(error) => exit::usage_from_clap(&error),
+    })
+}
+
+fn dispatch(command: Command) -> Outcome {
+    match command {}
+}
