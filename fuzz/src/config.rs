@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a campaign is told.
+
+use std::{path::PathBuf, sync::atomic::AtomicBool, time::Duration};
+
+use harness::{oracle::Report, program::Schedule};
+
+/// Everything a campaign is told. Plain data and two references; the guests are handed over separately.
+pub struct CampaignConfig<'a> {
+    /// Folder of the campaign; made when it is not there, resumed when it is.
+    pub dir: PathBuf,
+    /// Name of the instance; a folder of another instance is refused.
+    pub instance: String,
+    /// Seed of every choice the campaign makes. A resumed campaign goes on with the stored state instead.
+    pub seed: u64,
+    /// Ends this call after so much wall time.
+    pub time_max: Option<Duration>,
+    /// Ends the campaign once so many programs were executed, those before a resume included.
+    pub execs_max: Option<u64>,
+    /// Set by a signal handler: ends the campaign cleanly.
+    pub stop: &'a AtomicBool,
+    /// Schedules that programs may have; not empty. Programs of one epoch share one.
+    pub schedules: Vec<Schedule>,
+    /// Guests that run side by side; the campaign keeps twice as many epochs submitted.
+    pub jobs: usize,
+    /// Programs of an epoch.
+    pub batch: BatchSize,
+    /// A canary kind (`abi::layout::canary`) to arm in every epoch; 0: none.
+    pub canary: u32,
+    /// Every so many epochs one ends with a scan for leaks; 0: none does.
+    pub leak_scan_every: u64,
+    /// Whether a new finding's batch is rerun in part, to keep only the programs it takes.
+    pub reduce: Reduce,
+    /// Reads a console: `harness::oracle::judge`, with symbols where the caller has them.
+    pub judge: &'a dyn Fn(&[u8]) -> Vec<Report>,
+}
+
+/// How many programs make an epoch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum BatchSize {
+    /// Always so many. With the deterministic engine such a campaign depends on nothing but its seed.
+    Fixed(usize),
+    /// As many (a power of two, 8 to 512) as keep a guest busy for about so long, by measured wall time.
+    Aim(Duration),
+}
+
+/// Whether the batch of a new finding is reduced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reduce {
+    /// Rerun parts of it until the smallest is known that still shows the title.
+    Batch,
+    /// Keep the batch as it ran.
+    Never,
+}
+
+/// Infrastructure failures in a row that end a campaign.
+pub const INFRASTRUCTURE_IN_A_ROW_MAX: u32 = 8;

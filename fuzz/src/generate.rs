@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Programs from nothing. Ops come from the op table by weight, through a swarm: each program draws its own subset of
+//! ops, weights, slots and groups, so that programs differ in kind and the threads of one meet on the same few slots.
+//! Half of what a thread does follows the life of a shrinker, because ops on an empty slot reach nothing.
+
+use abi::{
+    layout::{N_BARRIERS, N_MEMCGS, N_SLOTS, N_THREADS, Op, kind},
+    ops::{self, ArgSpec, Domain, Field, OPS},
+};
+use harness::program::{Program, Schedule, Thread};
+use libafl_bolts::rands::{Rand, StdRand};
+
+/// Ops a generated thread has at most; mutation may grow it to the limit of the format.
+pub const GENERATED_OPS_MAX: usize = 24;
+/// Share of programs whose threads all meet at a barrier.
+const MEET_PROB: f64 = 0.4;
+/// Share of an op table entry left out of a swarm.
+const SWARM_DROP_PROB: f64 = 0.4;
+
+/// What one program is made of.
+#[derive(Clone, Debug)]
+pub struct Swarm {
+    /// Weight of each entry of [`OPS`]; 0: not used.
+    weights: Vec<u32>,
+    /// Slots in use, a few.
+    slots: Vec<u8>,
+    /// Groups in use, one or two.
+    memcgs: Vec<u8>,
+}
+
+impl Swarm {
+    /// Draws a swarm.
+    pub fn draw(rand: &mut StdRand) -> Swarm {
+        let weights = OPS.iter().map(|spec| {
+            let keep = !rand.coinflip(SWARM_DROP_PROB);
+            u32::from(keep) * spec.weight * (1 << rand.below_or_zero(3))
+        });
+        let weights = weights.collect();
+        let slots = (0..rand.between(1, 3)).map(|_| rand.below_or_zero(N_SLOTS) as u8).collect();
+        let memcgs = (0..rand.between(1, 2)).map(|_| rand.below_or_zero(N_MEMCGS) as u8).collect();
+        Swarm { weights, slots, memcgs }
+    }
+
+    /// Draws a swarm that stays on the slots and groups a program already uses.
+    pub fn draw_for(rand: &mut StdRand, program: &Program) -> Swarm {
+        let mut swarm = Swarm::draw(rand);
+        let used = |field: Field| {
+            let ops = program.threads.iter().flat_map(|thread| &thread.ops);
+            let mut values: Vec<u8> = ops
+                .filter(|op| {
+                    ops::spec(op.kind).is_some_and(|spec| spec.args.iter().any(|arg| arg.field == field))
+                })
+                .map(|op| op.get(field) as u8)
+                .collect();
+            values.sort_unstable();
+            values.dedup();
+            values
+        };
+        let (slots, memcgs) = (used(Field::Slot), used(Field::Memcg));
+        if !slots.is_empty() && !rand.coinflip(0.1) {
+            swarm.slots = slots;
+        }
+        if !memcgs.is_empty() && !rand.coinflip(0.1) {
+            swarm.memcgs = memcgs;
+        }
+        swarm
+    }
+
+    /// One op of the swarm.
+    pub fn op(&self, rand: &mut StdRand) -> Op {
+        let spec = &OPS[weighted(rand, &self.weights)];
+        self.op_of(rand, spec.kind)
+    }
+
+    /// An op of that kind, its arguments drawn from the swarm.
+    pub fn op_of(&self, rand: &mut StdRand, kind: u8) -> Op {
+        let mut op = Op { kind, ..Op::default() };
+        for arg in ops::spec(kind).into_iter().flat_map(|spec| spec.args) {
+            let value = match arg.field {
+                Field::Slot => pick(rand, &self.slots).into(),
+                Field::Memcg if matches!(arg.domain, Domain::Name(_)) && rand.coinflip(0.1) => {
+                    arg.domain.range().1
+                }
+                Field::Memcg => pick(rand, &self.memcgs).into(),
+                _ => argument(rand, arg),
+            };
+            op.set(arg.field, value);
+        }
+        op.fixup()
+    }
+
+    /// The life of one shrinker, from alloc to free, with something in it for reclaim to find. Other ops of the swarm
+    /// come in between.
+    pub fn life(&self, rand: &mut StdRand) -> Vec<Op> {
+        const FILL: &[u8] = &[kind::ADD_OBJECTS, kind::LRU_ADD];
+        const BEHAVE: &[u8] = &[kind::SET_COUNT, kind::SET_SCAN];
+        const SHAPE: &[u8] = &[kind::SET_SEEKS, kind::SET_BATCH];
+        const GROUP: &[u8] = &[kind::MEMCG_CREATE, kind::MEMCG_ENTER];
+        const SHRINK: &[u8] = &[
+            kind::DROP_CACHES,
+            kind::MEMCG_RECLAIM,
+            kind::PRESSURE,
+            kind::DEBUGFS_SCAN,
+            kind::DEBUGFS_COUNT,
+            kind::LRU_WALK,
+        ];
+        let mut kinds: Vec<u8> = Vec::new();
+        if rand.coinflip(0.5) {
+            kinds.extend(GROUP);
+        }
+        kinds.push(kind::ALLOC);
+        some_of(rand, SHAPE, 1, &mut kinds);
+        kinds.push(kind::REGISTER);
+        some_of(rand, BEHAVE, 1, &mut kinds);
+        kinds.push(pick(rand, FILL));
+        some_of(rand, FILL, 2, &mut kinds);
+        kinds.push(pick(rand, SHRINK));
+        some_of(rand, SHRINK, 2, &mut kinds);
+        kinds.push(kind::FREE);
+
+        // One slot and one group throughout: a life is of one shrinker.
+        let one = Swarm {
+            weights: self.weights.clone(),
+            slots: vec![pick(rand, &self.slots)],
+            memcgs: vec![pick(rand, &self.memcgs)],
+        };
+        let mut out = Vec::with_capacity(2 * kinds.len());
+        for kind in kinds {
+            if rand.coinflip(0.15) {
+                out.push(self.op(rand));
+            }
+            out.push(one.op_of(rand, kind));
+        }
+        out
+    }
+
+    fn thread(&self, rand: &mut StdRand, vcpus: u8) -> Thread {
+        let n_ops = rand.between(2, GENERATED_OPS_MAX);
+        let mut ops = Vec::new();
+        while ops.len() < n_ops {
+            if rand.coinflip(0.2) {
+                ops.extend(self.life(rand));
+            } else {
+                ops.push(self.op(rand));
+            }
+        }
+        ops.truncate(GENERATED_OPS_MAX);
+        Thread { cpu: rand.below_or_zero(vcpus.into()) as u8, ops }
+    }
+}
+
+/// A program from nothing, valid, under one of the schedules.
+pub fn program(rand: &mut StdRand, schedules: &[Schedule]) -> Program {
+    let swarm = Swarm::draw(rand);
+    let schedule = schedules[rand.below_or_zero(schedules.len())];
+    let threads = (0..rand.between(1, N_THREADS)).map(|_| swarm.thread(rand, schedule.vcpus)).collect();
+    let mut program = Program { schedule, threads };
+    if program.threads.len() > 1 && rand.coinflip(MEET_PROB) {
+        let barrier = Op { kind: kind::BARRIER, a: rand.below_or_zero(N_BARRIERS) as u32, ..Op::default() };
+        for thread in &mut program.threads {
+            thread.ops.insert(rand.below_or_zero(thread.ops.len() + 1), barrier);
+        }
+    }
+    program.fixup();
+    program
+}
+
+/// A value for an argument: names and flags evenly, numbers mostly small or at an edge.
+pub fn argument(rand: &mut StdRand, arg: &ArgSpec) -> u32 {
+    let (min, max) = arg.domain.range();
+    match arg.domain {
+        Domain::Number { .. } => number(rand, min, max),
+        Domain::Name(_) | Domain::Flags(_) => rand.between(min as usize, max as usize) as u32,
+    }
+}
+
+/// A number in `min..=max`: every magnitude is as likely as any other; edges and powers of two get their share.
+pub fn number(rand: &mut StdRand, min: u32, max: u32) -> u32 {
+    let (low, high) = (u64::from(min), u64::from(max));
+    let bits = rand.below_or_zero(65 - (high - low).leading_zeros() as usize) as u32;
+    let value = match rand.below_or_zero(8) {
+        0 => low,
+        1 => high,
+        2 => 1 << bits,
+        3 => (1 << bits) - 1,
+        _ => low + (rand.next() & ((1 << bits) - 1)),
+    };
+    value.clamp(low, high) as u32
+}
+
+/// Index drawn by weight; the first when all weights are 0.
+pub fn weighted(rand: &mut StdRand, weights: &[u32]) -> usize {
+    let total: u32 = weights.iter().sum();
+    let mut left = rand.below_or_zero(total as usize) as u32;
+    for (idx, &weight) in weights.iter().enumerate() {
+        if left < weight {
+            return idx;
+        }
+        left -= weight;
+    }
+    0
+}
+
+/// One of a slice that is not empty.
+pub fn pick<T: Copy>(rand: &mut StdRand, from: &[T]) -> T {
+    from[rand.below_or_zero(from.len())]
+}
+
+/// Up to `n_max` of a slice, at random, appended.
+fn some_of(rand: &mut StdRand, from: &[u8], n_max: usize, out: &mut Vec<u8>) {
+    for _ in 0..rand.between(0, n_max) {
+        out.push(pick(rand, from));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SCHEDULES: &[Schedule] = &[Schedule { vcpus: 2, shift: 3 }, Schedule { vcpus: 4, shift: 3 }];
+
+    proptest! {
+        #[test]
+        fn generated_programs_are_valid_and_bounded(seed: u64) {
+            let made = program(&mut StdRand::with_seed(seed), SCHEDULES);
+            let mut fixed = made.clone();
+            fixed.fixup();
+            prop_assert_eq!(&fixed, &made);
+            prop_assert!(SCHEDULES.contains(&made.schedule));
+            prop_assert!(made.threads.iter().all(|thread| thread.ops.len() <= GENERATED_OPS_MAX + 1));
+            prop_assert_eq!(&program(&mut StdRand::with_seed(seed), SCHEDULES), &made);
+        }
+
+        #[test]
+        fn numbers_stay_in_their_range(seed: u64, a: u32, b: u32) {
+            let (min, max) = (a.min(b), a.max(b));
+            let value = number(&mut StdRand::with_seed(seed), min, max);
+            prop_assert!((min..=max).contains(&value));
+        }
+    }
+
+    #[test]
+    fn every_op_is_generated_and_shrinkers_live_their_lives() {
+        let mut rand = StdRand::with_seed(1);
+        let mut seen = vec![0_u32; OPS.len()];
+        let mut lives = 0;
+        for _ in 0..1000 {
+            for thread in program(&mut rand, SCHEDULES).threads {
+                for op in &thread.ops {
+                    seen[OPS.iter().position(|spec| spec.kind == op.kind).unwrap()] += 1;
+                }
+                let at = |kind| thread.ops.iter().position(|op| op.kind == kind);
+                let (alloc, register) = (at(kind::ALLOC), at(kind::REGISTER));
+                lives += u32::from(alloc.is_some() && alloc < register && register < at(kind::FREE));
+            }
+        }
+        assert!(seen.iter().all(|&n| n >= 100), "{seen:?}");
+        assert!(lives >= 500, "{lives} threads of some 2500 hold a whole life");
+    }
+}
