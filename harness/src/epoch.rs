@@ -43,7 +43,7 @@ pub enum EpochEnd {
     /// An op passed its deadline of guest time; blocked tasks are on the console.
     Deadline,
     /// The guest stopped answering within its wall-clock limit: silent lockup, or a host that is far too slow.
-    Lost,
+    Lost(String),
     /// The agent reported a failure of its own (`HARNESSFAIL:`).
     Harness(String),
     /// QEMU died or could not be talked to.

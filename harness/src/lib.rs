@@ -1,9 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Boots one virtual machine, runs programs in it and says what happened.
 //!
-//! In data-flow order: a [`program`] is what runs, an [`epoch`] is a batch of programs and what became of it,
-//! and the [`oracle`] reads the console.
+//! In data-flow order: a [`program`] is what runs; an [`epoch`] is a batch of programs and what became of it; a
+//! [`guest`] is what it runs on; [`machine`] is one QEMU process, talked to over [`qmp`] and [`shm`]; [`det`] and
+//! [`par`] are the two engines; the [`oracle`] reads the console.
 
+pub mod det;
 pub mod epoch;
+pub mod guest;
+pub mod machine;
 pub mod oracle;
+pub mod par;
 pub mod program;
+pub mod qmp;
+pub mod shm;

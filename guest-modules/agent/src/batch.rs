@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Runs a batch: program after program, until all are done or the kernel complains.
+
+use std::{
+    fs::{self, File},
+    io,
+    mem::offset_of,
+    os::fd::AsFd,
+    thread,
+    time::Duration,
+};
+
+use abi::{
+    layout::{N_THREADS, Op, ioc},
+    ops,
+    program::{WIRE_MAX, WireThread, decode},
+    shm::{
+        DATA_BYTES, DATA_OFFSET, Header, PROGRAMS_BYTES, PROGRAMS_OFFSET, ProgramRef, ProgramResult, RESULTS_OFFSET,
+        flag, state, status,
+    },
+};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::wait::{WaitPidFlag, waitpid},
+};
+
+use crate::{
+    boot::{Context, Result, put},
+    log, sys, user_ops,
+    watch::Watch,
+    worker::{Worker, World},
+};
+
+/// How often the agent looks whether an op is overdue.
+const LOOK_EVERY_MS: u16 = 1000;
+/// kmemleak reports objects that are at least 5 s old.
+const LEAK_AGE: Duration = Duration::from_secs(6);
+const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
+
+/// Everything that outlives a batch.
+pub struct Runner<'a> {
+    world: World<'a>,
+    workers: Vec<Worker>,
+    watch: Watch,
+    data_used: usize,
+}
+
+impl<'a> Runner<'a> {
+    /// Forks the workers.
+    pub fn new(world: World<'a>) -> Result<Runner<'a>> {
+        let workers: io::Result<Vec<Worker>> =
+            (0..N_THREADS).map(|thread| Worker::spawn(thread, world)).collect();
+        let watch = Watch::new().context("/dev/kmsg")?;
+        Ok(Runner { world, workers: workers.context("fork a worker")?, watch, data_used: 0 })
+    }
+
+    /// Runs the batch the header announces; the state to end with.
+    pub fn run(&mut self, header: &Header) -> Result<u32> {
+        self.data_used = 0;
+        for program_idx in 0..header.n_programs as usize {
+            self.world.shm.write(offset_of!(Header, program_idx), program_idx as u32);
+            let end = self.run_program(program_idx, header)?;
+            if end != state::RUNNING {
+                return Ok(end);
+            }
+            self.world.shm.write(offset_of!(Header, n_done), program_idx as u32 + 1);
+        }
+        if header.flags & flag::LEAK_SCAN != 0 && self.leaks()? {
+            return Ok(state::KERNEL_FINDING);
+        }
+        Ok(state::DONE)
+    }
+
+    fn run_program(&mut self, program_idx: usize, header: &Header) -> Result<u32> {
+        let place: ProgramRef = self.world.shm.read(PROGRAMS_OFFSET + program_idx * size_of::<ProgramRef>());
+        let (offset, len) = (place.offset as usize, place.len as usize);
+        let end = PROGRAMS_OFFSET + PROGRAMS_BYTES;
+        if len > WIRE_MAX || offset < PROGRAMS_OFFSET || offset + len > end {
+            return Err(format!("program {program_idx} lies outside the batch"));
+        }
+        let bytes = self.world.shm.read_bytes(offset, len);
+        let (n_threads, threads) = decode(&bytes).map_err(|error| format!("program {program_idx}: {error:?}"))?;
+        let threads: Vec<WireThread> = threads.into_iter().flatten().collect();
+
+        let result_at = RESULTS_OFFSET + program_idx * size_of::<ProgramResult>();
+        let mut result =
+            ProgramResult { status: status::RUNNING, start_ns: sys::now_ns(), ..ProgramResult::default() };
+        self.world.shm.write(result_at, result);
+        self.world.control.reset(n_threads);
+        for worker in &mut self.workers[..n_threads] {
+            worker.start(place.offset, place.len).context("start a worker")?;
+        }
+        let overdue = self.wait(&threads, header.op_deadline_ms)?;
+        result.end_ns = sys::now_ns();
+        self.record(&threads, &mut result);
+        if overdue {
+            result.status = status::DEADLINE;
+            self.world.shm.write(result_at, result);
+            return Ok(state::DEADLINE);
+        }
+        self.clean_up()?;
+        result.status = status::DONE;
+        self.world.shm.write(result_at, result);
+        match self.watch.complaint() {
+            Some(what) => {
+                log::say(&format!("program {program_idx}: the kernel complained: {what}"));
+                Ok(state::KERNEL_FINDING)
+            }
+            None => Ok(state::RUNNING),
+        }
+    }
+
+    /// Waits for the threads; true when an op passed its deadline.
+    fn wait(&mut self, threads: &[WireThread<'_>], deadline_ms: u32) -> Result<bool> {
+        let mut running: Vec<usize> = (0..threads.len()).collect();
+        while !running.is_empty() {
+            let mut fds: Vec<PollFd> = running
+                .iter()
+                .map(|thread| PollFd::new(self.workers[*thread].done.as_fd(), PollFlags::POLLIN))
+                .collect();
+            poll(&mut fds, PollTimeout::from(LOOK_EVERY_MS)).context("poll")?;
+            let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+            let mut still = Vec::new();
+            for (thread, ready) in running.into_iter().zip(ready) {
+                if !ready {
+                    still.push(thread);
+                } else if self.workers[thread].finish().is_err() {
+                    self.revive(thread)?;
+                }
+            }
+            running = still;
+            if let Some((thread, op_idx)) = self.overdue(&running, deadline_ms) {
+                self.report_overdue(thread, op_idx, threads[thread].ops().nth(op_idx));
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// A worker that the OOM killer took is replaced; its thread of this program is over.
+    fn revive(&mut self, thread: usize) -> Result<()> {
+        let _ = waitpid(self.workers[thread].pid, Some(WaitPidFlag::WNOHANG));
+        self.workers[thread] = Worker::spawn(thread, self.world).context("fork a worker anew")?;
+        Ok(())
+    }
+
+    fn overdue(&self, running: &[usize], deadline_ms: u32) -> Option<(usize, usize)> {
+        let now = sys::now_ns();
+        running.iter().copied().find_map(|thread| {
+            let started = self.world.control.op_started(thread);
+            let late = started != 0 && now.saturating_sub(started) > u64::from(deadline_ms) * 1_000_000;
+            let op: u32 = self.world.shm.read(offset_of!(Header, thread_op) + 4 * thread);
+            late.then(|| (thread, op.saturating_sub(1) as usize))
+        })
+    }
+
+    fn report_overdue(&self, thread: usize, op_idx: usize, op: Option<Op>) {
+        let op = op.unwrap_or_default();
+        let name = ops::spec(op.kind).map_or("unknown", |spec| spec.name);
+        let pid = self.workers[thread].pid;
+        log::say(&format!("op deadline: {name} slot={} (thread {thread}, op {op_idx}, pid {pid})", op.slot));
+        // Blocked tasks, then what the CPUs are at.
+        let _ = put("/proc/sysrq-trigger", "w");
+        let _ = put("/proc/sysrq-trigger", "l");
+        let stack = fs::read_to_string(format!("/proc/{pid}/stack")).unwrap_or_default();
+        for line in stack.lines() {
+            log::say(&format!("stuck: {line}"));
+        }
+    }
+
+    fn clean_up(&mut self) -> Result<()> {
+        // A shrinker_free() that never returns stops PID 1 here; the hung-task detector then reports it.
+        sys::ioctl_value(self.world.device, ioc::RESET.into(), 0).context("reset the module")?;
+        user_ops::remove_groups();
+        Ok(())
+    }
+
+    /// Writes op results and merged coverage behind what earlier programs wrote.
+    fn record(&mut self, threads: &[WireThread<'_>], result: &mut ProgramResult) {
+        let control = self.world.control;
+        result.results_offset = (DATA_OFFSET + self.data_used) as u32;
+        for (thread, wire) in threads.iter().enumerate() {
+            for op_idx in 0..wire.n_ops() {
+                let op_result = control.result(thread, op_idx);
+                result.n_ops += u32::from(op_result != crate::control::NOT_RUN);
+                result.n_errors += u32::from(op_result < 0 && op_result != crate::control::NOT_RUN);
+                result.results_len += u32::from(self.push(op_result as u32));
+            }
+        }
+        result.cover_offset = (DATA_OFFSET + self.data_used) as u32;
+        for thread in 0..threads.len() {
+            for record in control.cover(thread) {
+                let stored = self.push(record);
+                result.cover_len += u32::from(stored);
+                result.n_lost += u32::from(!stored);
+            }
+        }
+        self.world.shm.write(offset_of!(Header, data_used), self.data_used as u32);
+    }
+
+    fn push(&mut self, word: u32) -> bool {
+        if self.data_used + 4 > DATA_BYTES {
+            return false;
+        }
+        self.world.shm.write(DATA_OFFSET + self.data_used, word);
+        self.data_used += 4;
+        true
+    }
+
+    /// Two scans some seconds apart; objects unreferenced in both are reported.
+    fn leaks(&mut self) -> Result<bool> {
+        for _ in 0..2 {
+            thread::sleep(LEAK_AGE);
+            put(KMEMLEAK, "scan")?;
+        }
+        let report = fs::read_to_string(KMEMLEAK).context(KMEMLEAK)?;
+        for line in report.lines() {
+            log::say(&format!("kmemleak: {line}"));
+        }
+        Ok(!report.trim().is_empty())
+    }
+}
+
+/// Makes kmemleak forget what the boot left behind.
+pub fn forget_leaks() {
+    if File::open(KMEMLEAK).is_ok() {
+        thread::sleep(LEAK_AGE);
+        let _ = put(KMEMLEAK, "scan");
+        let _ = put(KMEMLEAK, "clear");
+    }
+}

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The system calls that have no safe wrapper, each wrapped once. All `unsafe` of the agent is here.
+#![expect(unsafe_code, reason = "mappings, ioctls and fork have no safe form")]
+
+use std::{
+    fs::File,
+    io,
+    marker::PhantomData,
+    num::NonZeroUsize,
+    os::fd::{AsFd, AsRawFd},
+    ptr::NonNull,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use nix::{
+    sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous},
+    unistd::{ForkResult, Pid, fork},
+};
+
+/// A shared mapping that lives as long as the process. Reads and writes are volatile or atomic and checked.
+#[derive(Clone, Copy)]
+pub struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping is never unmapped, and every access is an aligned volatile or atomic access within bounds.
+unsafe impl Send for Mapping {}
+
+/// Types made of plain integers: any bytes are a value.
+///
+/// # Safety
+/// `#[repr(C)]`, no padding, no pointer, every bit pattern valid.
+pub unsafe trait Plain: Copy {}
+// SAFETY: an integer.
+unsafe impl Plain for u8 {}
+// SAFETY: an integer.
+unsafe impl Plain for u16 {}
+// SAFETY: an integer.
+unsafe impl Plain for u32 {}
+// SAFETY: an integer.
+unsafe impl Plain for u64 {}
+// SAFETY: an integer.
+unsafe impl Plain for i32 {}
+// SAFETY: `repr(C)` of u32 only.
+unsafe impl Plain for abi::shm::Header {}
+// SAFETY: `repr(C)` of u32 only.
+unsafe impl Plain for abi::shm::ProgramRef {}
+// SAFETY: `repr(C)`, 4 x u32, 2 x u64, 4 x u32: no padding.
+unsafe impl Plain for abi::shm::ProgramResult {}
+
+impl Mapping {
+    /// Maps `len` bytes of `file`, shared.
+    pub fn of_file(file: &File, len: usize) -> io::Result<Mapping> {
+        let size = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice; nothing else refers to it.
+        let base = unsafe { mmap(None, size, prot, MapFlags::MAP_SHARED, file.as_fd(), 0)? };
+        Ok(Mapping { base: base.cast(), len })
+    }
+
+    /// Maps `len` zero bytes, shared with forked children.
+    pub fn anonymous(len: usize) -> io::Result<Mapping> {
+        let size = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice; nothing else refers to it.
+        let base = unsafe { mmap_anonymous(None, size, prot, MapFlags::MAP_SHARED)? };
+        Ok(Mapping { base: base.cast(), len })
+    }
+
+    fn at<T: Plain>(&self, offset: usize) -> *mut T {
+        assert!(offset.checked_add(size_of::<T>()).is_some_and(|end| end <= self.len), "mapping overrun");
+        assert!(offset.is_multiple_of(align_of::<T>()), "misaligned offset");
+        // SAFETY: within the mapping, just checked.
+        unsafe { self.base.as_ptr().add(offset).cast() }
+    }
+
+    /// Volatile read at a byte offset.
+    pub fn read<T: Plain>(&self, offset: usize) -> T {
+        // SAFETY: in bounds and aligned (`at`), any bytes are a `T` (`Plain`).
+        unsafe { self.at::<T>(offset).read_volatile() }
+    }
+
+    /// Volatile write at a byte offset.
+    pub fn write<T: Plain>(&self, offset: usize, value: T) {
+        // SAFETY: in bounds and aligned (`at`).
+        unsafe { self.at::<T>(offset).write_volatile(value) }
+    }
+
+    /// Copies bytes out.
+    pub fn read_bytes(&self, offset: usize, len: usize) -> Vec<u8> {
+        (offset..offset + len).map(|i| self.read(i)).collect()
+    }
+
+    /// The u32 at a byte offset as an atomic, for talk between processes.
+    pub fn atomic_u32(&self, offset: usize) -> &'static AtomicU32 {
+        // SAFETY: in bounds and aligned (`at`); the mapping lives as long as the process.
+        unsafe { AtomicU32::from_ptr(self.at(offset)) }
+    }
+}
+
+/// A KCOV buffer of this thread, enabled.
+pub struct Kcov {
+    area: Mapping,
+    _file: File,
+    _this_thread_only: PhantomData<*const ()>,
+}
+
+const KCOV_INIT_TRACE: libc::c_ulong = 0x8008_6301;
+const KCOV_ENABLE: libc::c_ulong = 0x6364;
+const KCOV_TRACE_PC: libc::c_ulong = 0;
+
+impl Kcov {
+    /// Entries of the buffer; later ones are lost.
+    const ENTRIES: usize = 128 << 10;
+
+    /// Opens and enables coverage of the calling thread.
+    pub fn enable() -> io::Result<Kcov> {
+        let file = File::options().read(true).write(true).open("/sys/kernel/debug/kcov")?;
+        ioctl_value(&file, KCOV_INIT_TRACE, Self::ENTRIES as libc::c_ulong)?;
+        let area = Mapping::of_file(&file, Self::ENTRIES * 8)?;
+        ioctl_value(&file, KCOV_ENABLE, KCOV_TRACE_PC)?;
+        Ok(Kcov { area, _file: file, _this_thread_only: PhantomData })
+    }
+
+    /// Forgets what was recorded.
+    pub fn clear(&self) {
+        self.area.write::<u64>(0, 0);
+    }
+
+    /// The program counters since the last [`Kcov::clear`].
+    pub fn pcs(&self) -> impl Iterator<Item = u64> + '_ {
+        let n = (self.area.read::<u64>(0) as usize).min(Self::ENTRIES - 1);
+        (1..=n).map(|i| self.area.read(i * 8))
+    }
+}
+
+/// An ioctl whose argument is a number.
+pub fn ioctl_value(file: &File, request: libc::c_ulong, value: libc::c_ulong) -> io::Result<i32> {
+    // SAFETY: the requests used with this function (KCOV, RESET, CANARY) do not touch our memory.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), request, value) })
+}
+
+/// An ioctl whose argument is a structure of the ABI.
+pub fn ioctl_struct<T>(file: &File, request: u32, value: &mut T) -> io::Result<i32> {
+    assert_eq!((request >> 16 & 0x3fff) as usize, size_of::<T>(), "ioctl size");
+    // SAFETY: the request encodes the size of what the module reads and writes, and it is `T`'s.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::c_ulong::from(request), std::ptr::from_mut(value)) })
+}
+
+fn check(result: libc::c_int) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Forks; the child runs `body` and exits.
+pub fn spawn(body: impl FnOnce() -> i32) -> io::Result<Pid> {
+    // SAFETY: the agent has one thread, so the child may do anything.
+    match unsafe { fork()? } {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => std::process::exit(body()),
+    }
+}
+
+/// Enables swapping on a prepared device.
+pub fn swapon(path: &std::ffi::CStr) -> io::Result<()> {
+    // SAFETY: the path is a C string; the call touches no other memory.
+    check(unsafe { libc::swapon(path.as_ptr(), 0) }).map(drop)
+}
+
+/// Touches every page of a fresh anonymous mapping of `len` bytes and unmaps it.
+pub fn touch_anonymous(len: usize) -> io::Result<()> {
+    let size = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
+    let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a fresh private mapping, used and unmapped in this function only.
+    unsafe {
+        let base = mmap_anonymous(None, size, prot, MapFlags::MAP_PRIVATE)?;
+        for offset in (0..len).step_by(4096) {
+            base.cast::<u8>().add(offset).write_volatile(offset as u8);
+        }
+        nix::sys::mman::munmap(base, len)?;
+    }
+    Ok(())
+}
+
+/// Waits until `counter` reaches `target`, yielding, at most `limit_ns`; whether it did.
+pub fn wait_for(counter: &AtomicU32, target: u32, limit_ns: u64) -> bool {
+    let start = now_ns();
+    while counter.load(Ordering::SeqCst) < target {
+        if now_ns() - start > limit_ns {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
+}
+
+/// CLOCK_MONOTONIC, ns.
+pub fn now_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC exists");
+    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+}

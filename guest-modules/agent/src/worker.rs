@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One worker per program thread: a process of its own, because memory cgroups hold processes, not threads.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+};
+
+use abi::{
+    layout::{IoctlOp, MEMCG_ROOT, Op, ioc, kind},
+    program::decode,
+    shm::Header,
+};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::{Pid, pipe},
+};
+
+use crate::{
+    control::Control,
+    cover::EdgeMap,
+    sys::{self, Kcov, Mapping},
+    user_ops,
+};
+
+/// Byte offset of `Header::thread_op`.
+const THREAD_OP: usize = std::mem::offset_of!(Header, thread_op);
+
+/// What a worker needs from the outside.
+#[derive(Clone, Copy)]
+pub struct World<'a> {
+    /// Shared with the host.
+    pub shm: Mapping,
+    /// Shared with the agent.
+    pub control: Control,
+    /// `/dev/shrinktorture`.
+    pub device: &'a File,
+    /// CPUs that are online.
+    pub n_cpus: usize,
+}
+
+/// The agent's end of a worker.
+pub struct Worker {
+    /// Process id.
+    pub pid: Pid,
+    /// Offset and length of a program go in.
+    commands: File,
+    /// One byte comes out when the thread has run to its end.
+    pub done: File,
+}
+
+impl Worker {
+    /// Forks the worker for thread number `thread`.
+    pub fn spawn(thread: usize, world: World<'_>) -> io::Result<Worker> {
+        let (command_out, command_in) = pipe()?;
+        let (done_out, done_in) = pipe()?;
+        // The closure owns the worker's ends, so they are closed here when it is dropped: a dead worker is an EOF.
+        let pid = sys::spawn(move || {
+            match serve(thread, world, command_out.into(), done_in.into()) {
+                Ok(()) => 0,
+                Err(error) => {
+                    crate::log::failure(&format!("worker {thread}: {error}"));
+                    1
+                }
+            }
+        })?;
+        Ok(Worker { pid, commands: command_in.into(), done: done_out.into() })
+    }
+
+    /// Starts the worker's thread of the program at `offset`.
+    pub fn start(&mut self, offset: u32, len: u32) -> io::Result<()> {
+        let mut command = [0; 8];
+        command[..4].copy_from_slice(&offset.to_le_bytes());
+        command[4..].copy_from_slice(&len.to_le_bytes());
+        self.commands.write_all(&command)
+    }
+
+    /// Takes the byte that says the thread has ended.
+    pub fn finish(&mut self) -> io::Result<()> {
+        self.done.read_exact(&mut [0])
+    }
+}
+
+fn serve(thread: usize, world: World<'_>, mut commands: File, mut done: File) -> io::Result<()> {
+    let kcov = Kcov::enable().ok();
+    let mut map = EdgeMap::new();
+    loop {
+        let mut command = [0; 8];
+        commands.read_exact(&mut command)?;
+        let word = |i: usize| u32::from_le_bytes([command[i], command[i + 1], command[i + 2], command[i + 3]]);
+        let program = world.shm.read_bytes(word(0) as usize, word(4) as usize);
+        run_thread(thread, world, &program, kcov.as_ref(), &mut map);
+        world.control.set_cover(thread, map.drain());
+        done.write_all(&[1])?;
+    }
+}
+
+fn run_thread(thread: usize, world: World<'_>, program: &[u8], kcov: Option<&Kcov>, map: &mut EdgeMap) {
+    // The agent has decoded the program already.
+    let Ok((_, threads)) = decode(program) else { return };
+    let Some(Some(wire)) = threads.get(thread) else { return };
+    let mut cpus = CpuSet::new();
+    let pinned = cpus.set(usize::from(wire.cpu) % world.n_cpus).and_then(|()| sched_setaffinity(Pid::from_raw(0), &cpus));
+    if pinned.is_err() {
+        crate::log::failure("cannot pin a worker");
+    }
+    world.control.start_line();
+    for (op_idx, op) in wire.ops().enumerate() {
+        world.shm.write(THREAD_OP + 4 * thread, op_idx as u32 + 1);
+        world.control.set_op_started(thread, sys::now_ns());
+        if let Some(kcov) = kcov {
+            kcov.clear();
+        }
+        let result = run_op(&op, world);
+        if let Some(kcov) = kcov {
+            map.fold(kcov);
+        }
+        map.note_result(&op, result);
+        world.control.set_result(thread, op_idx, result);
+    }
+    world.control.set_op_started(thread, 0);
+    world.shm.write(THREAD_OP + 4 * thread, 0u32);
+    let _ = user_ops::enter(MEMCG_ROOT);
+}
+
+fn run_op(op: &Op, world: World<'_>) -> i32 {
+    if op.kind >= kind::USER_FIRST {
+        return user_ops::run(op, &world.control);
+    }
+    let mut request = IoctlOp { op: *op, result: 0 };
+    match sys::ioctl_struct(world.device, ioc::OP, &mut request) {
+        Ok(_) => request.result as i32,
+        Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
+    }
+}

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The deterministic engine: a fresh QEMU process per epoch, restored from a snapshot, with its batch in place before
+//! the first instruction. From one snapshot and one batch, every run prints the same console, byte for byte.
+//!
+//! A snapshot is the machine state beside the guest's memory in plain files. Restoring maps those files copy-on-write:
+//! nothing is read that the guest does not touch, and guests side by side share the page cache.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use abi::shm::{flag, state};
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    epoch::{Epoch, EpochEnd, EpochOutcome},
+    guest::{Execution, GuestConfig, Memory, Start},
+    machine::{Machine, MachineEnd, MachineError, Plan, console_path},
+    oracle,
+    program::Schedule,
+};
+
+/// Wall time a guest may take to boot and get ready.
+pub const BOOT_LIMIT: Duration = Duration::from_secs(180);
+/// Wall time saving or loading the machine state may take.
+const STATE_LIMIT: Duration = Duration::from_secs(60);
+/// Name of the machine state in a snapshot folder.
+const STATE_FILE: &str = "state";
+/// Name of the manifest; written last.
+const MANIFEST: &str = "manifest.yaml";
+
+/// Limits of one epoch.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Wall time from `cont` to the end.
+    pub wall: Duration,
+    /// Guest time one op may take.
+    pub op_deadline: Duration,
+}
+
+impl Default for Limits {
+    /// Ops: 90 s of guest time, behind the hung-task detector's 30 to 60 s. Wall: five minutes.
+    fn default() -> Self {
+        Limits { wall: Duration::from_secs(300), op_deadline: Duration::from_secs(90) }
+    }
+}
+
+/// A machine that has booted and waits for a batch.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Folder with state, memory and manifest.
+    pub dir: PathBuf,
+    /// What the folder says of itself.
+    pub manifest: SnapshotManifest,
+}
+
+/// What identifies a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotManifest {
+    /// Hash of state and memory: two snapshots with one id replay the same findings.
+    pub id: String,
+    /// [`GuestConfig::key`].
+    pub guest: String,
+    /// vCPUs and icount shift.
+    pub schedule: Schedule,
+    /// Wall time from power-on to ready, ms.
+    pub boot_ms: u64,
+    /// Wall time of saving, ms.
+    pub save_ms: u64,
+}
+
+/// The snapshot of a guest and schedule, taken now unless `cache` has it. Safe against a second process: it waits.
+///
+/// # Errors
+/// When the guest does not boot to ready, or files cannot be written.
+pub fn snapshot(guest: &GuestConfig, schedule: Schedule, cache: &Path) -> Result<Snapshot, MachineError> {
+    let name = format!("{}-v{}s{}", guest.key, schedule.vcpus, schedule.shift);
+    let dir = cache.join(&name);
+    if let Some(found) = open_snapshot(&dir) {
+        return Ok(found);
+    }
+    let io = |what: &Path| {
+        let what = what.display().to_string();
+        move |error| MachineError::io(what, error)
+    };
+    fs::create_dir_all(cache).map_err(io(cache))?;
+    let lock_path = cache.join(format!("{name}.lock"));
+    let lock = File::create(&lock_path).map_err(io(&lock_path))?;
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive)
+        .map_err(|(_, error)| MachineError::io(lock_path.display().to_string(), error.into()))?;
+    if let Some(found) = open_snapshot(&dir) {
+        return Ok(found);
+    }
+    let partial = cache.join(format!("{name}.partial"));
+    let _ = fs::remove_dir_all(&partial);
+    let manifest = take_snapshot(guest, schedule, &partial)?;
+    let yaml = serde_yaml::to_string(&manifest).map_err(|e| MachineError::io("manifest", io::Error::other(e)))?;
+    fs::write(partial.join(MANIFEST), yaml).map_err(io(&partial))?;
+    let _ = fs::remove_dir_all(&dir);
+    fs::rename(&partial, &dir).map_err(io(&dir))?;
+    Ok(Snapshot { dir, manifest })
+}
+
+fn open_snapshot(dir: &Path) -> Option<Snapshot> {
+    let text = fs::read_to_string(dir.join(MANIFEST)).ok()?;
+    Some(Snapshot { dir: dir.to_owned(), manifest: serde_yaml::from_str(&text).ok()? })
+}
+
+fn take_snapshot(
+    guest: &GuestConfig,
+    schedule: Schedule,
+    dir: &Path,
+) -> Result<SnapshotManifest, MachineError> {
+    let started = Instant::now();
+    let memory = Memory::Shared(dir);
+    let plan = Plan {
+        guest,
+        schedule,
+        execution: Execution::Deterministic,
+        start: Start::Boot,
+        memory: &memory,
+        doorbell: false,
+    };
+    fs::create_dir_all(dir).map_err(|e| MachineError::io(dir.display().to_string(), e))?;
+    let run_dir = dir.join("run");
+    let mut machine = Machine::start(plan, &run_dir, |shm| {
+        shm.set_flags(flag::PAUSE_WHEN_READY);
+        Ok(())
+    })?;
+    wait_ready(&mut machine)?;
+    let boot_ms = started.elapsed().as_millis() as u64;
+    let state_path = dir.join(STATE_FILE);
+    let uri = format!("exec:cat > '{}'", state_path.display().to_string().replace('\'', "'\\''"));
+    machine.qmp.migrate("migrate", &uri, STATE_LIMIT).map_err(|e| machine.qmp_error(e))?;
+    machine.kill();
+    let id = hash_files(dir, guest.numa_nodes).map_err(|e| MachineError::io("hash the snapshot", e))?;
+    let _ = fs::remove_dir_all(run_dir);
+    let save_ms = started.elapsed().as_millis() as u64 - boot_ms;
+    Ok(SnapshotManifest { id, guest: guest.key.clone(), schedule, boot_ms, save_ms })
+}
+
+fn wait_ready(machine: &mut Machine) -> Result<(), MachineError> {
+    match machine.qmp.wait_event("GUEST_PANICKED", BOOT_LIMIT) {
+        Ok(()) if machine.shm.header().state == state::READY => Ok(()),
+        result => {
+            let end = machine.poll_end();
+            machine.kill();
+            let console = fs::read(machine.console()).unwrap_or_default();
+            let why = match (oracle::harness_failure(&console), end, result) {
+                (Some(failure), _, _) => format!("the guest's agent failed: {failure}"),
+                (None, Some(MachineEnd::Failed(error)), _) => error,
+                (None, Some(end), _) => format!("the guest ended while booting ({end:?}); {}", tail(&console)),
+                (None, None, _) => format!("the guest did not get ready; {}", tail(&console)),
+            };
+            Err(MachineError::NotReady(why))
+        }
+    }
+}
+
+/// The last lines of a console, for an error.
+pub fn tail(console: &[u8]) -> String {
+    let text = String::from_utf8_lossy(console);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    format!("console ends: {}", lines[lines.len().saturating_sub(8)..].join("\n"))
+}
+
+fn hash_files(dir: &Path, numa_nodes: u32) -> io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 1 << 20];
+    let memory = (0..numa_nodes.max(1)).map(|node| format!("ram{node}"));
+    for name in std::iter::once(STATE_FILE.to_owned()).chain(memory) {
+        let mut file = File::open(dir.join(name))?;
+        loop {
+            let n = file.read(&mut buffer)?;
+            if n == 0 {
+                break;
+            }
+            hasher.update(&buffer[..n]);
+        }
+    }
+    Ok(hasher.finalize().to_hex()[..16].to_owned())
+}
+
+/// Runs an epoch from a snapshot.
+///
+/// # Errors
+/// Never: what goes wrong is the outcome's `end`.
+pub fn run_epoch(guest: &GuestConfig, snapshot: &Snapshot, epoch: &Epoch, limits: Limits, run_dir: &Path) -> EpochOutcome {
+    let memory = Memory::CopyOnWrite(&snapshot.dir);
+    let plan = Plan {
+        guest,
+        schedule: snapshot.manifest.schedule,
+        execution: Execution::Deterministic,
+        start: Start::Incoming,
+        memory: &memory,
+        doorbell: false,
+    };
+    let state = snapshot.dir.join(STATE_FILE);
+    run(plan, Some(&state), epoch, limits, run_dir)
+}
+
+/// Runs an epoch from power-on: slower, but it needs no snapshot, so another machine sees the same.
+pub fn run_from_power_on(
+    guest: &GuestConfig,
+    schedule: Schedule,
+    epoch: &Epoch,
+    limits: Limits,
+    run_dir: &Path,
+) -> EpochOutcome {
+    let plan = Plan {
+        guest,
+        schedule,
+        execution: Execution::Deterministic,
+        start: Start::Boot,
+        memory: &Memory::Private,
+        doorbell: false,
+    };
+    run(plan, None, epoch, limits, run_dir)
+}
+
+fn run(plan: Plan<'_>, state: Option<&Path>, epoch: &Epoch, limits: Limits, run_dir: &Path) -> EpochOutcome {
+    let started = Instant::now();
+    match try_run(plan, state, epoch, limits, run_dir) {
+        Ok((mut machine, end, in_guest)) => {
+            machine.kill();
+            let console = fs::read(console_path(run_dir)).unwrap_or_default();
+            let header = machine.shm.header();
+            let end = epoch_end(end, header.state, &console);
+            let in_flight = (end != EpochEnd::Done && header.state != state::READY)
+                .then_some((header.program_idx as usize).min(epoch.programs.len().saturating_sub(1)));
+            let programs = machine.shm.outcomes(&epoch.programs);
+            EpochOutcome { end, console, programs, in_flight, wall: started.elapsed(), in_guest }
+        }
+        Err(error) => EpochOutcome {
+            end: EpochEnd::Machine(error.to_string()),
+            console: fs::read(console_path(run_dir)).unwrap_or_default(),
+            programs: vec![Default::default(); epoch.programs.len()],
+            in_flight: None,
+            wall: started.elapsed(),
+            in_guest: Duration::ZERO,
+        },
+    }
+}
+
+fn try_run(
+    plan: Plan<'_>,
+    state: Option<&Path>,
+    epoch: &Epoch,
+    limits: Limits,
+    run_dir: &Path,
+) -> Result<(Machine, MachineEnd, Duration), MachineError> {
+    let leak_scan = if epoch.leak_scan { flag::LEAK_SCAN } else { 0 };
+    let mut machine = Machine::start(plan, run_dir, |shm| {
+        shm.put_batch(epoch, 1, flag::EXIT_WHEN_DONE | leak_scan, limits.op_deadline)
+    })?;
+    let mut limit = limits.wall + BOOT_LIMIT;
+    if let Some(state) = state {
+        limit = limits.wall;
+        let uri = format!("exec:cat '{}'", state.display().to_string().replace('\'', "'\\''"));
+        machine.qmp.migrate("migrate-incoming", &uri, STATE_LIMIT).map_err(|e| machine.qmp_error(e))?;
+        machine.qmp.command("cont", serde_json::json!({})).map_err(|e| machine.qmp_error(e))?;
+    }
+    let running = Instant::now();
+    let end = machine.wait(limit);
+    Ok((machine, end, running.elapsed()))
+}
+
+/// Whose doing was the end?
+pub fn epoch_end(end: MachineEnd, guest_state: u32, console: &[u8]) -> EpochEnd {
+    if let Some(failure) = oracle::harness_failure(console) {
+        return EpochEnd::Harness(failure);
+    }
+    match end {
+        MachineEnd::Failed(error) => EpochEnd::Machine(error),
+        MachineEnd::Killed(why) => EpochEnd::Lost(why),
+        MachineEnd::Reset => EpochEnd::Kernel,
+        MachineEnd::Agent => match guest_state {
+            state::DONE => EpochEnd::Done,
+            state::DEADLINE => EpochEnd::Deadline,
+            state::KERNEL_FINDING => EpochEnd::Kernel,
+            other => EpochEnd::Harness(format!("the agent ended in state {other}")),
+        },
+    }
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The parallel engine: true concurrency, a guest that lives on, batches streamed into it. Not replayable.
+//!
+//! The guest sleeps at its doorbell between batches. After anything but a clean batch it is thrown away.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use abi::shm::{flag, state};
+
+use crate::{
+    det::{BOOT_LIMIT, Limits, epoch_end, tail},
+    epoch::{Epoch, EpochEnd, EpochOutcome},
+    guest::{Execution, GuestConfig, Memory, Start},
+    machine::{Machine, MachineEnd, MachineError, Plan},
+    oracle,
+    program::Schedule,
+};
+
+/// How often a busy guest is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A guest that streams, booted when first needed.
+pub struct Stream {
+    guest: GuestConfig,
+    schedule: Schedule,
+    execution: Execution,
+    run_dir: PathBuf,
+    live: Option<Live>,
+}
+
+struct Live {
+    machine: Machine,
+    bell: UnixStream,
+    seq: u32,
+    console_len: u64,
+}
+
+impl Stream {
+    /// A stream for one schedule; the icount shift means nothing here.
+    pub fn new(guest: GuestConfig, schedule: Schedule, execution: Execution, run_dir: PathBuf) -> Stream {
+        Stream { guest, schedule, execution, run_dir, live: None }
+    }
+
+    /// Runs an epoch in the living guest, booting one if there is none.
+    pub fn run_epoch(&mut self, epoch: &Epoch, limits: Limits) -> EpochOutcome {
+        let started = Instant::now();
+        let outcome = self.try_run(epoch, limits);
+        let outcome = outcome.unwrap_or_else(|error| EpochOutcome {
+            end: EpochEnd::Machine(error.to_string()),
+            console: Vec::new(),
+            programs: vec![Default::default(); epoch.programs.len()],
+            in_flight: None,
+            wall: Duration::ZERO,
+            in_guest: Duration::ZERO,
+        });
+        if outcome.end != EpochEnd::Done {
+            self.live = None;
+        }
+        EpochOutcome { wall: started.elapsed(), ..outcome }
+    }
+
+    /// Kills the guest; the next epoch boots a fresh one.
+    pub fn discard(&mut self) {
+        self.live = None;
+    }
+
+    fn try_run(&mut self, epoch: &Epoch, limits: Limits) -> Result<EpochOutcome, MachineError> {
+        let live = match &mut self.live {
+            Some(live) => live,
+            None => self.live.insert(boot(&self.guest, self.schedule, self.execution, &self.run_dir)?),
+        };
+        live.seq += 1;
+        let leak_scan = if epoch.leak_scan { flag::LEAK_SCAN } else { 0 };
+        let shm = &live.machine.shm;
+        shm.put_batch(epoch, live.seq, leak_scan, limits.op_deadline)
+            .map_err(|e| MachineError::io("write the batch", e))?;
+        live.bell.write_all(&[1]).map_err(|e| MachineError::io("ring the doorbell", e))?;
+        let running = Instant::now();
+        let end = wait_bell(live, limits.wall);
+        let in_guest = running.elapsed();
+        let header = live.machine.shm.header();
+        let console = new_console(live);
+        // A batch that was answered is judged by the agent's state, as if the agent had ended the machine.
+        let end = epoch_end(end.unwrap_or(MachineEnd::Agent), header.state, &console);
+        let in_flight = (end != EpochEnd::Done)
+            .then_some((header.program_idx as usize).min(epoch.programs.len().saturating_sub(1)));
+        let programs = live.machine.shm.outcomes(&epoch.programs);
+        Ok(EpochOutcome { end, console, programs, in_flight, wall: in_guest, in_guest })
+    }
+}
+
+fn boot(
+    guest: &GuestConfig,
+    schedule: Schedule,
+    execution: Execution,
+    run_dir: &Path,
+) -> Result<Live, MachineError> {
+    let memory = Memory::Private;
+    let plan = Plan { guest, schedule, execution, start: Start::Boot, memory: &memory, doorbell: true };
+    let mut machine = Machine::start(plan, run_dir, |_| Ok(()))?;
+    let bell_path = machine.doorbell();
+    let bell = UnixStream::connect(&bell_path)
+        .and_then(|bell| bell.set_read_timeout(Some(LOOK_EVERY)).map(|()| bell))
+        .map_err(|e| MachineError::io(bell_path.display().to_string(), e))?;
+    let mut live = Live { machine, bell, seq: 0, console_len: 0 };
+    let end = wait_bell(&mut live, BOOT_LIMIT);
+    let console = new_console(&mut live);
+    match end {
+        None if live.machine.shm.header().state == state::READY => Ok(live),
+        end => {
+            let why = oracle::harness_failure(&console).unwrap_or_else(|| tail(&console));
+            Err(MachineError::NotReady(format!("the guest did not get ready ({end:?}): {why}")))
+        }
+    }
+}
+
+/// Waits for the guest to ring; `Some` when the machine ended or was killed instead.
+fn wait_bell(live: &mut Live, limit: Duration) -> Option<MachineEnd> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match live.bell.read(&mut [0]) {
+            Ok(n) if n > 0 => return None,
+            // The other end is closed, or nothing yet: the process says which.
+            _ => {}
+        }
+        if let Some(end) = live.machine.poll_end() {
+            return Some(end);
+        }
+        if Instant::now() > deadline {
+            live.machine.kill();
+            return Some(MachineEnd::Killed(format!("no answer within {} s of wall time", limit.as_secs())));
+        }
+    }
+}
+
+/// What was printed since the last call.
+fn new_console(live: &mut Live) -> Vec<u8> {
+    let console = fs::read(live.machine.console()).unwrap_or_default();
+    let new = console.get(live.console_len as usize..).unwrap_or_default().to_vec();
+    live.console_len = console.len() as u64;
+    new
+}
