@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Cuts a console into lines and strips what printk puts before the text.
+
+use std::borrow::Cow;
+
+/// Longer lines are cut: printk's own limit is 1 KiB, symbolised lines are a little longer.
+const LINE_BYTES_MAX: usize = 2048;
+
+/// One line of console.
+#[derive(Debug)]
+pub(crate) struct Line<'a> {
+    /// Offset of its first byte in the console.
+    pub start: usize,
+    /// Offset just past its line break.
+    pub end: usize,
+    /// Who printed it (`T123`, `C1`), on kernels with CONFIG_PRINTK_CALLER.
+    pub caller: Option<Cow<'a, str>>,
+    /// The text, leading blanks kept.
+    pub body: Cow<'a, str>,
+}
+
+/// All lines of a console.
+pub(crate) fn split(console: &[u8]) -> Vec<Line<'_>> {
+    let mut start = 0;
+    console
+        .split_inclusive(|&byte| byte == b'\n')
+        .map(|raw| {
+            let line = line(raw, start);
+            start += raw.len();
+            line
+        })
+        .collect()
+}
+
+fn line(raw: &[u8], start: usize) -> Line<'_> {
+    let end = start + raw.len();
+    let mut text = raw;
+    while let [rest @ .., b'\n' | b'\r'] = text {
+        text = rest;
+    }
+    // A carriage return puts what follows at the start of the line.
+    while let [b'\r', rest @ ..] = text {
+        text = rest;
+    }
+    let (caller, body) = strip_prefix(&text[..text.len().min(LINE_BYTES_MAX)]);
+    Line { start, end, caller: caller.map(String::from_utf8_lossy), body: String::from_utf8_lossy(body) }
+}
+
+/// Takes off `<6>`, `** 12 printk messages dropped **`, `[   12.345678]` and `[  T123]`.
+fn strip_prefix(text: &[u8]) -> (Option<&[u8]>, &[u8]) {
+    let mut rest = strip_level(text);
+    if let Some(after) = rest.strip_prefix(b"** ") {
+        if let Some(at) = find(after, b" ** ").filter(|&at| at < 60) {
+            rest = strip_level(&after[at + 4..]);
+        }
+    }
+    let Some((stamp, after)) = bracketed(rest) else { return (None, rest) };
+    if !is_timestamp(stamp) {
+        return (None, rest);
+    }
+    rest = after;
+    let mut caller = None;
+    if let Some((id, after)) = bracketed(rest) {
+        let id = id.trim_ascii();
+        if let [b'T' | b'C', digits @ ..] = id
+            && !digits.is_empty()
+            && digits.iter().all(u8::is_ascii_digit)
+        {
+            caller = Some(id);
+            rest = after;
+        }
+    }
+    (caller, rest.strip_prefix(b" ").unwrap_or(rest))
+}
+
+fn strip_level(text: &[u8]) -> &[u8] {
+    match text {
+        [b'<', digit, b'>', rest @ ..] if digit.is_ascii_digit() => rest,
+        _ => text,
+    }
+}
+
+/// `[inside]rest`, with a short inside.
+fn bracketed(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let after = text.strip_prefix(b"[")?;
+    let at = after.iter().take(24).position(|&byte| byte == b']')?;
+    Some((&after[..at], &after[at + 1..]))
+}
+
+fn is_timestamp(text: &[u8]) -> bool {
+    let text = text.trim_ascii_start();
+    text.contains(&b'.') && text.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.')
+}
+
+fn find(text: &[u8], needle: &[u8]) -> Option<usize> {
+    text.windows(needle.len()).position(|window| window == needle)
+}

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Reads stacks out of a report's lines: x86, arm, arm64, riscv, powerpc, s390 and kmemleak spellings.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::{Frame, lines::Line};
+
+/// Registers, code bytes and the like between two frames of one stack. More than this and the stack is over.
+const FOREIGN_LINES_MAX: usize = 24;
+/// Frames kept of one stack; recursion can print thousands.
+const FRAMES_MAX: usize = 512;
+
+/// What a stack is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StackKind {
+    /// Where the task is now.
+    Trace,
+    /// The one frame a register pointed at (`RIP:`, `pc :`), before any stack was printed.
+    Fault,
+    /// How a lock, an object or a queued work came to be: not where it went wrong.
+    History,
+}
+
+/// One stack of a report.
+#[derive(Debug)]
+pub(crate) struct Stack {
+    /// What it is about.
+    pub kind: StackKind,
+    /// Task header before it (`task:name state:D ...`), if any.
+    pub task: Option<String>,
+    /// Innermost function first.
+    pub frames: Vec<Frame>,
+    /// Positions in `frames` where an exception or interrupt entered (a register line inside the stack).
+    pub entries: Vec<usize>,
+}
+
+/// All stacks, in order of position; a heading without frames gives an empty stack.
+pub(crate) fn read<'a>(lines: impl Iterator<Item = &'a Line<'a>>) -> Vec<Stack> {
+    let mut reader = Reader::default();
+    for line in lines {
+        reader.line(&line.body);
+    }
+    reader.stacks
+}
+
+#[derive(Default)]
+struct Reader {
+    stacks: Vec<Stack>,
+    open: bool,
+    foreign: usize,
+    task: Option<String>,
+    history: bool,
+}
+
+impl Reader {
+    fn line(&mut self, body: &str) {
+        if is_task_heading(body) {
+            self.task = Some(body.trim().to_string());
+            self.open = false;
+            self.history = false;
+        } else if let Some(kind) = heading(body) {
+            let kind = if self.history && kind == StackKind::Trace { StackKind::History } else { kind };
+            self.begin(kind);
+        } else if let Some(frame) = register_frame(body) {
+            self.register(frame);
+        } else if let Some(frame) = parse_frame(body).filter(|_| self.open) {
+            self.push(frame);
+        } else if ends_stack(body) {
+            self.open = false;
+            self.history = begins_history(body);
+        } else if self.open {
+            self.foreign += 1;
+            self.open = self.foreign <= FOREIGN_LINES_MAX;
+        }
+    }
+
+    fn begin(&mut self, kind: StackKind) {
+        self.stacks.push(Stack { kind, task: self.task.take(), frames: Vec::new(), entries: Vec::new() });
+        self.open = true;
+        self.foreign = 0;
+    }
+
+    fn push(&mut self, frame: Frame) {
+        self.foreign = 0;
+        if let Some(stack) = self.stacks.last_mut()
+            && stack.frames.len() < FRAMES_MAX
+        {
+            stack.frames.push(frame);
+        }
+    }
+
+    fn register(&mut self, frame: Frame) {
+        if !self.open {
+            self.begin(StackKind::Fault);
+            self.open = false;
+            self.push(frame);
+        } else {
+            if let Some(stack) = self.stacks.last_mut() {
+                stack.entries.push(stack.frames.len());
+            }
+            self.push(frame);
+        }
+    }
+}
+
+fn is_task_heading(body: &str) -> bool {
+    static TASK: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"^(?:task:)?\S{1,20}\s+(?:state:)?[RSDTtXZPI]\s*(?:stack:)?\s*\d+\s+(?:pid:)?\s*\d+")
+            .expect("a constant")
+    });
+    TASK.is_match(body)
+}
+
+fn heading(body: &str) -> Option<StackKind> {
+    let body = body.trim().trim_start_matches("rcu: ");
+    let lower = body.to_ascii_lowercase();
+    if matches!(lower.as_str(), "call trace:" | "backtrace:" | "stack backtrace:" | "call trace: (nmi)")
+        || lower.starts_with("call trace:")
+        || lower.starts_with("backtrace (crc ")
+        || lower.starts_with("backtrace: ")
+    {
+        return Some(StackKind::Trace);
+    }
+    let history = lower.starts_with("allocated by task ")
+        || lower.starts_with("freed by task ")
+        || lower.starts_with("allocated:")
+        || lower.starts_with("freed:")
+        || lower.starts_with("last potentially related work creation")
+        || lower.starts_with("second to last potentially related work creation")
+        || lower.starts_with("uninit was ")
+        || lower.starts_with("-> #")
+        || lower.starts_with("info: allocated in")
+        || lower.starts_with("info: freed in");
+    history.then_some(StackKind::History)
+}
+
+/// A line after which what looks like a frame is no part of the stack before it.
+fn ends_stack(body: &str) -> bool {
+    const ENDS: &[&str] = &[
+        "Modules linked in:",
+        "---[ end",
+        "Memory state around",
+        "Object at ",
+        "The buggy address",
+        "Showing all locks",
+        "Showing busy workqueues",
+        "Showing Blocked State",
+        "Sending NMI",
+        "NMI backtrace for cpu",
+        "other info that might",
+        "stack backtrace",
+        "Kernel Offset:",
+        "Rebooting in",
+        "INFO: lockdep is turned off",
+        "irq event stamp",
+        "hardirqs last",
+        "softirqs last",
+        "task:",
+        "unreferenced object",
+        "page last allocated",
+        "page last free",
+        "page_owner tracks",
+    ];
+    let body = body.trim_start();
+    ENDS.iter().any(|end| body.starts_with(end))
+}
+
+/// After these lines a stack tells of the past.
+fn begins_history(body: &str) -> bool {
+    let body = body.trim_start();
+    body.starts_with("page last") || body.starts_with("page_owner tracks")
+}
+
+static REGISTER: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(concat!(
+        r"^(?:RIP: (?:[0-9a-f]{4}:)?|EIP: (?:[0-9a-f]{4}:)?|PC is at |pc : |epc : |NIP |Code: Bad RIP )",
+        r"(?:\[<?[0-9a-f]+>?\] *)*",
+        r"([A-Za-z_][\w.$]*)(?:\+0x([0-9a-f]+)/0x([0-9a-f]+))(?: \[([\w-]+)[^\]]*\])?",
+    ))
+    .expect("a constant")
+});
+
+/// The frame a register points at; the user-mode ones are left out, they carry no name.
+fn register_frame(body: &str) -> Option<Frame> {
+    let body = body.trim_start();
+    if !body.starts_with(['R', 'E', 'P', 'p', 'e', 'N']) {
+        return None;
+    }
+    let hit = REGISTER.captures(body)?;
+    Some(frame(hit.get(1)?.as_str(), hit.get(2), hit.get(3), hit.get(4), true))
+}
+
+static FRAME: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(concat!(
+        r"^\s*(?:\(null\)|(?:\[<?[0-9a-f]+>?\]\s*)*)",
+        r"(\? )?(?:\[<[0-9a-f]+>\]\s*)?",
+        r"([A-Za-z_][\w.$]*)(?:\+0x([0-9a-f]+)/0x([0-9a-f]+))(?: \[([\w-]+)[^\]]*\])?",
+    ))
+    .expect("a constant")
+});
+
+/// `[<807bb0d8>] (dump_stack) from [<80126690>] (panic+0x104/0x2cc)` and `dump_stack from panic+0x104/0x2cc`.
+static ARM_FRAME: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(concat!(
+        r"^\s*(?:\[<[0-9a-f]+>\]\s*)?\(?([A-Za-z_][\w.$]*)(?:\+0x([0-9a-f]+)/0x([0-9a-f]+))?(?: [^()]*)?\)? ",
+        r"from (?:\[<[0-9a-f]+>\]|[A-Za-z_])",
+    ))
+    .expect("a constant")
+});
+
+/// One line of stack, in any spelling. `None` when it is something else.
+pub(crate) fn parse_frame(body: &str) -> Option<Frame> {
+    if let Some(hit) = FRAME.captures(body) {
+        let reliable = hit.get(1).is_none() && !body.ends_with(" (unreliable)");
+        return Some(frame(hit.get(2)?.as_str(), hit.get(3), hit.get(4), hit.get(5), reliable));
+    }
+    if !body.contains(" from ") {
+        return None;
+    }
+    let hit = ARM_FRAME.captures(body)?;
+    Some(frame(hit.get(1)?.as_str(), hit.get(2), hit.get(3), None, true))
+}
+
+fn frame(
+    symbol: &str,
+    offset: Option<regex::Match<'_>>,
+    size: Option<regex::Match<'_>>,
+    module: Option<regex::Match<'_>>,
+    reliable: bool,
+) -> Frame {
+    let hex = |text: Option<regex::Match<'_>>| {
+        text.and_then(|text| u64::from_str_radix(text.as_str(), 16).ok()).unwrap_or(0)
+    };
+    Frame {
+        function: readable(symbol),
+        symbol: symbol.to_string(),
+        offset: hex(offset),
+        size: hex(size),
+        module: module.map(|module| module.as_str().to_string()),
+        reliable,
+    }
+}
+
+/// A symbol as people write it: `foo.isra.0` is `foo`, and Rust's mangled names keep their last two path segments.
+pub(crate) fn readable(symbol: &str) -> String {
+    if let Ok(name) = rustc_demangle::try_demangle(symbol) {
+        return rust_path(&format!("{name:#}"));
+    }
+    let stem = symbol.split('.').next().unwrap_or(symbol);
+    stem.to_string()
+}
+
+/// `<canary::Scanner as kernel::Shrinker>::scan` and `canary::scan::<u8>` are `Scanner::scan` and `canary::scan`.
+fn rust_path(path: &str) -> String {
+    let mut depth = 0usize;
+    let mut plain = String::new();
+    let text = path.strip_prefix('<').map_or(path, |inner| inner);
+    let implementation = path.len() != text.len();
+    let mut in_trait = false;
+    for (at, symbol) in text.char_indices() {
+        match symbol {
+            '<' => depth += 1,
+            '>' if depth > 0 => depth -= 1,
+            '>' => in_trait = false,
+            ' ' if implementation && depth == 0 && text[at..].starts_with(" as ") => in_trait = true,
+            _ if depth == 0 && !in_trait => plain.push(symbol),
+            _ => {}
+        }
+    }
+    let segments: Vec<&str> =
+        plain.split("::").map(str::trim).filter(|part| !part.is_empty() && !part.starts_with('{')).collect();
+    segments[segments.len().saturating_sub(2)..].join("::")
+}

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Puts a report together: title, type, blame, hash, and what is wrong with the report itself.
+
+use std::{collections::BTreeMap, hash::Hasher, sync::LazyLock};
+
+use regex::{Captures, Regex};
+
+use super::{
+    Frame, Report, blame, kind,
+    lines::Line,
+    rules::{self, Blame, RULES, Rule},
+    segment::Span,
+    skip,
+    stacks::{self, Stack, StackKind},
+};
+
+/// Frames that go into the hash.
+const HASH_FRAMES_MAX: usize = 16;
+
+/// Names for the title.
+type Words<'a> = BTreeMap<&'a str, String>;
+
+/// One report.
+pub(crate) fn report(lines: &[Line<'_>], span: &Span) -> Report {
+    let rule = &RULES[span.rule_idx];
+    let own = || span.lines.iter().map(|&line_idx| &lines[line_idx]);
+    let stacks = stacks::read(own());
+    let (mut words, sites) = words(span.rule_idx, own());
+    let blamed = blame::blamed(rule, &stacks, &sites);
+    let head_func = words.get("func").map(|func| stacks::readable(func));
+    let frame = match rule.blame {
+        Blame::None => None,
+        Blame::Head => head_func,
+        _ => blamed.map(|frame| frame.function.clone()).or(head_func),
+    };
+    let (plain, raw) = (frame.as_deref().map(canonical), frame.clone());
+    words.insert("frame", plain.clone().unwrap_or_else(|| "corrupted".to_string()));
+    let title = fill(rule.title, &words);
+    let alt_titles = alt_titles(rule, &title, &mut words, raw.as_deref());
+    let first = &lines[span.lines[0]];
+    let last = &lines[span.lines[span.lines.len() - 1]];
+    let frames = blame::main_stack(&stacks).map(|stack| stack.frames.clone()).unwrap_or_default();
+    Report {
+        kind: kind::of_title(&title).to_string(),
+        corrupted: corrupted(rule, &title, plain.as_deref(), &stacks),
+        stack_hash: stack_hash(&frames),
+        title,
+        alt_titles,
+        frame: plain,
+        frames,
+        start: first.start,
+        end: last.end,
+        panicked: span.panicked,
+    }
+}
+
+/// The named groups of the rule's patterns, and the functions lockdep names as lock sites.
+fn words<'l>(rule_idx: usize, mut lines: impl Iterator<Item = &'l Line<'l>>) -> (Words<'static>, Vec<Frame>) {
+    let mut words = Words::new();
+    let mut sites = Vec::new();
+    if let Some(line) = lines.next()
+        && let Some(hit) = rules::head(rule_idx).captures(&line.body)
+    {
+        collect(&mut words, rules::head(rule_idx), &hit);
+    }
+    let also = rules::also(rule_idx);
+    if also.is_empty() {
+        return (words, sites);
+    }
+    for line in lines {
+        for pattern in also {
+            if let Some(hit) = pattern.captures(&line.body) {
+                collect(&mut words, pattern, &hit);
+                if let Some(func) = hit.name("func") {
+                    sites.push(Frame {
+                        function: stacks::readable(func.as_str()),
+                        symbol: func.as_str().to_string(),
+                        reliable: true,
+                        ..Frame::default()
+                    });
+                }
+            }
+        }
+    }
+    sites.truncate(1);
+    (words, sites)
+}
+
+fn collect(words: &mut Words<'static>, pattern: &'static Regex, hit: &Captures<'_>) {
+    for name in pattern.capture_names().flatten() {
+        if let Some(value) = hit.name(name) {
+            words.entry(name).or_insert_with(|| value.as_str().to_string());
+        }
+    }
+}
+
+/// Fills a title and takes out what differs from run to run.
+fn fill(template: &str, words: &Words<'_>) -> String {
+    let mut title = String::new();
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once('{') {
+        let Some((name, after)) = after.split_once('}') else { break };
+        title.push_str(before);
+        match words.get(name) {
+            Some(value) => title.push_str(value),
+            // ` / {other}` and ` {access}` vanish with what they would have named.
+            None => title.truncate(title.trim_end_matches([' ', '/']).len()),
+        }
+        rest = after;
+    }
+    title.push_str(rest);
+    static NUMBERS: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"\b(?P<a>0x[0-9a-f]+|[0-9a-f]{8,16})\b|\b(?P<n>\d+)\b").expect("a constant")
+    });
+    let title = NUMBERS.replace_all(&title, |hit: &Captures<'_>| {
+        if hit.name("a").is_some_and(|text| text.as_str().bytes().any(|byte| byte.is_ascii_digit())) {
+            "ADDR".to_string()
+        } else if hit.name("n").is_some() {
+            "NUM".to_string()
+        } else {
+            hit[0].to_string()
+        }
+    });
+    title.trim().to_string()
+}
+
+fn alt_titles(rule: &Rule, title: &str, words: &mut Words<'_>, raw: Option<&str>) -> Vec<String> {
+    let mut alts: Vec<String> = rule.alts.iter().map(|alt| fill(alt, words)).collect();
+    if let Some(raw) = raw.filter(|raw| words.get("frame").is_some_and(|plain| plain != raw)) {
+        words.insert("frame", raw.to_string());
+        alts.push(fill(rule.title, words));
+        alts.extend(rule.alts.iter().map(|alt| fill(alt, words)));
+    }
+    alts.retain(|alt| alt != title);
+    alts.sort();
+    alts.dedup();
+    alts
+}
+
+/// One name for what architectures and kernel versions name differently.
+fn canonical(function: &str) -> String {
+    const WRAPPERS: &[(&str, &str)] = &[
+        ("__x64_sys_", "sys_"),
+        ("__ia32_sys_", "sys_"),
+        ("__arm64_sys_", "sys_"),
+        ("__se_sys_", ""),
+        ("__do_sys_", ""),
+        ("SyS_", ""),
+        ("ksys_", ""),
+    ];
+    for (wrapper, plain) in WRAPPERS {
+        if let Some(name) = function.strip_prefix(wrapper) {
+            return format!("{plain}{name}");
+        }
+    }
+    match function {
+        "synchronize_sched" | "synchronize_rcu_expedited" | "synchronize_srcu" | "__synchronize_srcu" => "synchronize_rcu",
+        "smp_call_function_single" | "smp_call_function_many" | "smp_call_function_many_cond" => "smp_call_function",
+        _ => function,
+    }
+    .to_string()
+}
+
+/// Why the report is not whole.
+fn corrupted(rule: &Rule, title: &str, frame: Option<&str>, stacks: &[Stack]) -> Option<String> {
+    if rule.blame == Blame::None {
+        return None;
+    }
+    if stacks.iter().all(|stack| stack.kind == StackKind::Fault) {
+        return Some("no stack in the report".to_string());
+    }
+    if stacks.iter().any(|stack| stack.kind == StackKind::Trace && stack.frames.is_empty()) {
+        return Some("a stack without frames".to_string());
+    }
+    if frame.is_none() {
+        return Some("no function to blame".to_string());
+    }
+    (title.contains("[ ")).then(|| "a time stamp in the title".to_string())
+}
+
+/// FNV-1a over the functions that matter: reliable, and neither reporting nor trapping.
+fn stack_hash(frames: &[Frame]) -> u64 {
+    let relevant = frames
+        .iter()
+        .filter(|frame| frame.reliable)
+        .filter(|frame| !skip::is_skipped(&frame.function, &[skip::Group::Reporting, skip::Group::Trap]))
+        .take(HASH_FRAMES_MAX);
+    let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+    for frame in relevant {
+        hash.write(frame.function.as_bytes());
+        hash.write(b"\n");
+    }
+    hash.finish()
+}
+
+struct Fnv(u64);
+
+impl Hasher for Fnv {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `triage LOG...`: the oracle alone, on any console or dmesg file.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use harness::oracle::{self, Report};
+use serde::Serialize;
+
+/// Exit code when no log holds a crash.
+pub const EXIT_PASS: u8 = 0;
+/// Exit code when one does.
+pub const EXIT_FINDING: u8 = 2;
+
+/// Says what the kernel complained about in console logs.
+#[derive(clap::Args, Debug)]
+pub struct TriageArgs {
+    /// Console or dmesg files; `-` reads standard input.
+    #[arg(required = true)]
+    pub logs: Vec<PathBuf>,
+    /// One JSON object a line.
+    #[arg(long)]
+    pub json: bool,
+    /// Kernel image with debug information, to print source lines with the reports.
+    #[arg(long)]
+    pub vmlinux: Option<PathBuf>,
+    /// Kernel modules with debug information, beside the image.
+    #[arg(long, value_name = "FILE", requires = "vmlinux")]
+    pub module: Vec<PathBuf>,
+}
+
+/// What `--json` prints for one log.
+#[derive(Serialize)]
+struct Verdict<'a> {
+    file: &'a Path,
+    crash: bool,
+    title: Option<&'a str>,
+    alt_titles: &'a [String],
+    #[serde(rename = "type")]
+    kind: Option<&'a str>,
+    frame: Option<&'a str>,
+    corrupted: bool,
+    reports: &'a [Report],
+}
+
+/// Judges every log; the exit code tells whether any holds a crash.
+///
+/// # Errors
+///
+/// When a log cannot be read or standard output cannot be written.
+pub fn run(args: &TriageArgs) -> anyhow::Result<u8> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut exit = EXIT_PASS;
+    for path in &args.logs {
+        let console = read(path)?;
+        let reports = oracle::judge(&console);
+        if !reports.is_empty() {
+            exit = EXIT_FINDING;
+        }
+        if args.json {
+            serde_json::to_writer(&mut out, &verdict(path, &reports))?;
+            writeln!(out)?;
+        } else {
+            print(&mut out, path, &reports)?;
+        }
+    }
+    out.flush()?;
+    Ok(exit)
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    if path == Path::new("-") {
+        let mut console = Vec::new();
+        io::stdin().read_to_end(&mut console).context("reading standard input")?;
+        return Ok(console);
+    }
+    fs::read(path).with_context(|| format!("reading {}", path.display()))
+}
+
+fn verdict<'a>(path: &'a Path, reports: &'a [Report]) -> Verdict<'a> {
+    let cause = reports.first();
+    Verdict {
+        file: path,
+        crash: cause.is_some(),
+        title: cause.map(|report| report.title.as_str()),
+        alt_titles: cause.map_or(&[], |report| &report.alt_titles),
+        kind: cause.map(|report| report.kind.as_str()),
+        frame: cause.and_then(|report| report.frame.as_deref()),
+        corrupted: cause.is_some_and(|report| report.corrupted.is_some()),
+        reports,
+    }
+}
+
+fn print(out: &mut impl Write, path: &Path, reports: &[Report]) -> io::Result<()> {
+    let Some((cause, aftermath)) = reports.split_first() else {
+        return writeln!(out, "{}: no crash", path.display());
+    };
+    writeln!(out, "{}: {}", path.display(), cause.title)?;
+    if !cause.kind.is_empty() {
+        writeln!(out, "  type: {}", cause.kind)?;
+    }
+    if let Some(reason) = &cause.corrupted {
+        writeln!(out, "  corrupted: {reason}")?;
+    }
+    for report in aftermath {
+        writeln!(out, "  then: {}", report.title)?;
+    }
+    Ok(())
+}
