@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask …`: the one command line. Parse, match, hand over; each subcommand is one file.
 
+mod config;
 mod exit;
+mod matrix;
 mod paths;
+mod proc;
 
 use clap::{Parser, Subcommand};
 
