@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a slot's shrinker shrinks: object counters per node and an lru, and how its callbacks behave.
+//!
+//! Callbacks take no lock but list_lru's, so they may run in any reclaim context. Whatever is asked of them, they are
+//! bounded per slot lifetime: [`DELAY_NS_MAX`] of delays, [`CALLS_MAX`] calls that do anything, and never a scan that
+//! returns something else than `SHRINK_STOP` without progress. So no program can make a good kernel reclaim for ever.
+
+use crate::layout::{behave, delay, N_NODES};
+use crate::lru::Lru;
+use crate::shrinker::{CountObjects, ScanObjects, ShrinkControl, Shrinker};
+use crate::{clock, compat};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
+use kernel::bindings;
+use kernel::prelude::*;
+
+/// Plain objects on one node at most.
+const OBJECTS_MAX: usize = 4096;
+/// What a lying count says.
+const LIE: usize = 1024;
+/// Delay of all callbacks of one slot lifetime together.
+const DELAY_NS_MAX: u64 = 20_000_000;
+/// Longest single delay.
+const DELAY_ONCE_NS_MAX: u32 = 500_000;
+/// Callback calls of one slot lifetime that are served; later ones answer 0 or `SHRINK_STOP` at once.
+const CALLS_MAX: u32 = 20_000;
+/// Bytes that [`delay::ALLOC`] allocates.
+const ALLOC_BYTES: usize = 1024;
+
+/// `count_objects` calls since load.
+pub(crate) static N_COUNT_CALLS: AtomicU64 = AtomicU64::new(0);
+/// `scan_objects` calls since load.
+pub(crate) static N_SCAN_CALLS: AtomicU64 = AtomicU64::new(0);
+
+/// How a callback behaves: result, delay kind and delay in one word, so that a change is seen whole.
+pub(crate) struct Behaviour(AtomicU64);
+
+impl Behaviour {
+    const fn honest() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// Sets what the callback does from now on.
+    pub(crate) fn set(&self, result: u32, delay: u32, ns: u32) -> Result {
+        if result >= behave::N || delay >= delay::N {
+            return Err(EINVAL);
+        }
+        let word = u64::from(result) << 40 | u64::from(delay) << 32 | u64::from(ns.min(DELAY_ONCE_NS_MAX));
+        self.0.store(word, Relaxed);
+        Ok(())
+    }
+
+    /// Result, delay kind, ns.
+    fn get(&self) -> (u32, u32, u32) {
+        let word = self.0.load(Relaxed);
+        ((word >> 40) as u32, (word >> 32) as u32 & 0xff, word as u32)
+    }
+}
+
+/// The cache of one slot, from `alloc` to `free`.
+pub(crate) struct Cache {
+    /// Items, on a list_lru.
+    pub(crate) lru: Lru,
+    /// What `count_objects` does.
+    pub(crate) count: Behaviour,
+    /// What `scan_objects` does.
+    pub(crate) scan: Behaviour,
+    objects: [AtomicUsize; N_NODES],
+    delay_left_ns: AtomicU64,
+    calls_left: AtomicU32,
+}
+
+impl Cache {
+    /// An empty cache whose callbacks are honest. The lru is to be initialised by the caller.
+    pub(crate) fn new() -> Result<KBox<Cache>> {
+        let cache = Cache {
+            lru: Lru::new()?,
+            count: Behaviour::honest(),
+            scan: Behaviour::honest(),
+            objects: [const { AtomicUsize::new(0) }; N_NODES],
+            delay_left_ns: AtomicU64::new(DELAY_NS_MAX),
+            calls_left: AtomicU32::new(CALLS_MAX),
+        };
+        Ok(KBox::new(cache, GFP_KERNEL)?)
+    }
+
+    /// Adds plain objects to a node; how many there was room for.
+    pub(crate) fn add_objects(&self, nid: usize, n: usize) -> Result<usize> {
+        let objects = self.objects.get(nid).ok_or(EINVAL)?;
+        let add = |now: usize| Some(now + n.min(OBJECTS_MAX - now));
+        let before = objects.fetch_update(Relaxed, Relaxed, add).unwrap_or_else(|now| now);
+        Ok(n.min(OBJECTS_MAX - before))
+    }
+
+    /// Takes plain objects from a node; how many there were.
+    pub(crate) fn del_objects(&self, nid: usize, n: usize) -> Result<usize> {
+        let objects = self.objects.get(nid).ok_or(EINVAL)?;
+        let before = objects.fetch_update(Relaxed, Relaxed, |now| Some(now - n.min(now))).unwrap_or_else(|now| now);
+        Ok(n.min(before))
+    }
+
+    fn n_freeable(&self, sc: &ShrinkControl<'_>) -> usize {
+        let n_objects = self.objects.get(sc.nid()).map_or(0, |objects| objects.load(Relaxed));
+        // SAFETY: node and memcg are those of the running callback.
+        n_objects + unsafe { self.lru.shrink_count(sc.nid(), sc.memcg()) }
+    }
+
+    fn free_up_to(&self, sc: &ShrinkControl<'_>, n: usize) -> usize {
+        // SAFETY: node and memcg are those of the running callback.
+        let n_items = unsafe { self.lru.shrink_walk(sc.nid(), sc.memcg(), n) };
+        n_items + self.del_objects(sc.nid(), n - n_items.min(n)).unwrap_or(0)
+    }
+
+    /// Whether this call of a callback is still within the budget.
+    fn spend_call(&self) -> bool {
+        self.calls_left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+
+    fn delay(&self, kind: u32, ns: u32) {
+        if kind == delay::NONE {
+            return;
+        }
+        let wanted_ns = u64::from(ns);
+        let spend = |left: u64| Some(left - wanted_ns.min(left));
+        let left_ns = self.delay_left_ns.fetch_update(Relaxed, Relaxed, spend).unwrap_or(0);
+        let ns = wanted_ns.min(left_ns);
+        match kind {
+            delay::SLEEP if ns > 0 => clock::sleep_ns(ns),
+            delay::SPIN => clock::spin_ns(ns),
+            // SAFETY: callbacks may sleep.
+            delay::YIELD => unsafe { bindings::yield_() },
+            delay::ALLOC => {
+                // SAFETY: callbacks may sleep, and GFP_NOFS is what they may allocate with. kfree() takes null.
+                unsafe { bindings::kfree(bindings::__kmalloc_noprof(ALLOC_BYTES, compat::GFP_NOFS)) }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Private data of a registered shrinker: where its cache is. An allocation of its own that is freed right after
+/// `shrinker_free()`.
+///
+/// # Invariants
+///
+/// The cache lives until `shrinker_free()` has returned.
+pub(crate) struct Callbacks {
+    cache: NonNull<Cache>,
+}
+
+// SAFETY: a `Cache` is shared between threads.
+unsafe impl Send for Callbacks {}
+// SAFETY: as above.
+unsafe impl Sync for Callbacks {}
+
+impl Callbacks {
+    /// Private data for a cache.
+    ///
+    /// # Safety
+    ///
+    /// The cache must live until the shrinker registered with the result was freed.
+    pub(crate) unsafe fn new(cache: NonNull<Cache>) -> Result<KBox<Callbacks>> {
+        // INVARIANT: the caller's promise.
+        Ok(KBox::new(Callbacks { cache }, GFP_KERNEL)?)
+    }
+
+    fn cache(&self) -> &Cache {
+        // SAFETY: alive (type invariant): callbacks run before shrinker_free() returns.
+        unsafe { self.cache.as_ref() }
+    }
+}
+
+impl Shrinker for Callbacks {
+    fn count_objects(&self, sc: &ShrinkControl<'_>) -> CountObjects {
+        N_COUNT_CALLS.fetch_add(1, Relaxed);
+        let cache = self.cache();
+        if !cache.spend_call() {
+            return CountObjects::new(0);
+        }
+        let (result, delay, ns) = cache.count.get();
+        cache.delay(delay, ns);
+        match (result, cache.n_freeable(sc)) {
+            (behave::HALF, 0) | (behave::STOP, _) => CountObjects::EMPTY,
+            (behave::HONEST | behave::HALF, n) => CountObjects::new(n),
+            (behave::LIE, _) => CountObjects::new(LIE),
+            _ => CountObjects::new(0),
+        }
+    }
+
+    fn scan_objects(&self, sc: &mut ShrinkControl<'_>) -> ScanObjects {
+        N_SCAN_CALLS.fetch_add(1, Relaxed);
+        let cache = self.cache();
+        if !cache.spend_call() {
+            return ScanObjects::STOP;
+        }
+        let (result, delay, ns) = cache.scan.get();
+        cache.delay(delay, ns);
+        let n = sc.nr_to_scan();
+        match result {
+            behave::HONEST => ScanObjects::new(cache.free_up_to(sc, n)),
+            behave::HALF => ScanObjects::new(cache.free_up_to(sc, n / 2)),
+            behave::STOP => ScanObjects::STOP,
+            behave::LIE => ScanObjects::new(n),
+            _ => ScanObjects::new(0),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Everything that differs between the kernels this source builds for, and what their bindings lack. Kbuild sets one
+//! cfg per difference after looking into the tree's headers; no other file reads them.
+
+use core::ptr;
+use kernel::bindings;
+use kernel::ffi::{c_int, c_void};
+
+/// `SHRINKER_NUMA_AWARE` (include/linux/shrinker.h; bindgen does not evaluate `BIT()`).
+pub(crate) const SHRINKER_NUMA_AWARE: u32 = 1 << 2;
+/// `SHRINKER_MEMCG_AWARE`.
+pub(crate) const SHRINKER_MEMCG_AWARE: u32 = 1 << 3;
+/// `SHRINKER_NONSLAB`.
+pub(crate) const SHRINKER_NONSLAB: u32 = 1 << 4;
+
+/// `SHRINK_STOP`; bindgen makes `~0UL` a negative `i32`.
+pub(crate) const SHRINK_STOP: usize = bindings::SHRINK_STOP as isize as usize;
+/// `SHRINK_EMPTY`.
+pub(crate) const SHRINK_EMPTY: usize = bindings::SHRINK_EMPTY as isize as usize;
+const _: () = assert!(SHRINK_STOP == usize::MAX && SHRINK_EMPTY == usize::MAX - 1);
+
+/// `GFP_KERNEL`.
+pub(crate) const GFP_KERNEL: bindings::gfp_t = bindings::GFP_KERNEL;
+/// `GFP_NOFS`: `GFP_KERNEL` without `__GFP_FS` (include/linux/gfp_types.h).
+pub(crate) const GFP_NOFS: bindings::gfp_t = bindings::GFP_KERNEL & !(1 << bindings::___GFP_FS_BIT);
+/// `SLAB_ACCOUNT` (include/linux/slab.h); needs CONFIG_MEMCG.
+pub(crate) const SLAB_ACCOUNT: bindings::slab_flags_t = 1 << bindings::_slab_flag_bits__SLAB_ACCOUNT;
+
+/// Declares the module; the key for the author's name changed.
+macro_rules! declare_module {
+    (type: $type:tt, name: $name:tt, description: $description:tt $(,)?) => {
+        #[cfg(module_authors)]
+        ::kernel::prelude::module! {
+            type: $type,
+            name: $name,
+            authors: ["the shrinktorture authors"],
+            description: $description,
+            license: "GPL",
+        }
+        #[cfg(not(module_authors))]
+        ::kernel::prelude::module! {
+            type: $type,
+            name: $name,
+            author: "the shrinktorture authors",
+            description: $description,
+            license: "GPL",
+        }
+    };
+}
+
+/// `list_lru_init_memcg()` if there is a shrinker, `list_lru_init()` else. 6.12 takes a lock class key too.
+///
+/// # Safety
+///
+/// `lru` points to zeroed memory that stays in place until `list_lru_destroy()`; `shrinker` is null or a live shrinker.
+pub(crate) unsafe fn list_lru_init(lru: *mut bindings::list_lru, shrinker: *mut bindings::shrinker) -> c_int {
+    let memcg_aware = !shrinker.is_null();
+    #[cfg(list_lru_init_key)]
+    // SAFETY: the caller's promise; a null key keeps the lock class of list_lru.c.
+    unsafe {
+        bindings::__list_lru_init(lru, memcg_aware, ptr::null_mut(), shrinker)
+    }
+    #[cfg(not(list_lru_init_key))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        bindings::__list_lru_init(lru, memcg_aware, shrinker)
+    }
+}
+
+/// Body of a list_lru walk callback.
+pub(crate) trait Isolate {
+    /// Judges one item. Runs with the list's lock held, must return with it held, and returns `LRU_REMOVED`,
+    /// `LRU_ROTATE` or `LRU_SKIP` (the other values mean different things to different kernels).
+    ///
+    /// # Safety
+    ///
+    /// Called by a list_lru walk with an item that is on `list`, and the `arg` given to the walk.
+    unsafe fn isolate(
+        item: *mut bindings::list_head,
+        list: *mut bindings::list_lru_one,
+        arg: *mut c_void,
+    ) -> bindings::lru_status;
+}
+
+/// The walk callback that runs `T::isolate`. Before 7.x walks pass the lock as well.
+pub(crate) fn walk_callback<T: Isolate>() -> bindings::list_lru_walk_cb {
+    #[cfg(list_lru_walk_lock)]
+    unsafe extern "C" fn callback<T: Isolate>(
+        item: *mut bindings::list_head,
+        list: *mut bindings::list_lru_one,
+        _lock: *mut bindings::spinlock_t,
+        arg: *mut c_void,
+    ) -> bindings::lru_status {
+        // SAFETY: the walk's own arguments are passed on.
+        unsafe { T::isolate(item, list, arg) }
+    }
+    #[cfg(not(list_lru_walk_lock))]
+    unsafe extern "C" fn callback<T: Isolate>(
+        item: *mut bindings::list_head,
+        list: *mut bindings::list_lru_one,
+        arg: *mut c_void,
+    ) -> bindings::lru_status {
+        // SAFETY: the walk's own arguments are passed on.
+        unsafe { T::isolate(item, list, arg) }
+    }
+    Some(callback::<T>)
+}
+
+/// Function of an hrtimer.
+pub(crate) type HrTimerFn = unsafe extern "C" fn(*mut bindings::hrtimer) -> bindings::hrtimer_restart;
+
+/// Initialises a timer that fires in hard interrupt context on the CPU that armed it.
+///
+/// # Safety
+///
+/// `timer` points to memory that stays in place until the timer was cancelled for the last time, and the timer is not
+/// in use.
+pub(crate) unsafe fn hrtimer_setup(timer: *mut bindings::hrtimer, function: HrTimerFn) {
+    let clock = bindings::CLOCK_MONOTONIC as bindings::clockid_t;
+    let mode = HRTIMER_MODE;
+    #[cfg(hrtimer_setup)]
+    // SAFETY: the caller's promise.
+    unsafe {
+        bindings::hrtimer_setup(timer, Some(function), clock, mode)
+    };
+    #[cfg(not(hrtimer_setup))]
+    // SAFETY: the caller's promise; before hrtimer_setup() the function was a field that the owner set.
+    unsafe {
+        bindings::hrtimer_init(timer, clock, mode);
+        (*timer).function = Some(function);
+    }
+}
+
+/// Mode of every timer here: relative, pinned, hard.
+pub(crate) const HRTIMER_MODE: bindings::hrtimer_mode = bindings::hrtimer_mode_HRTIMER_MODE_REL_PINNED_HARD;
+
+/// An all-zero value of a C structure.
+///
+/// # Safety
+///
+/// All zeroes must be a valid value of `T`.
+pub(crate) const unsafe fn zeroed<T>() -> T {
+    // SAFETY: the caller's promise.
+    unsafe { core::mem::MaybeUninit::zeroed().assume_init() }
+}
+
+/// The memory cgroup of the calling task, null when the controller is off.
+///
+/// The pointer is valid as long as the caller stays in the RCU read-side critical section it called from (a held
+/// spinlock is one): css_free() of a cgroup runs a grace period after its last reference went.
+pub(crate) fn current_memcg() -> *mut bindings::mem_cgroup {
+    // SAFETY: the current task lives while it runs; mem_cgroup_from_task() only needs RCU.
+    unsafe { bindings::mem_cgroup_from_task(bindings::get_current()) }
+}
+
+/// Index of a memcg's lists in a memcg-aware `list_lru`; negative: none of its own.
+///
+/// # Safety
+///
+/// `memcg` is null or valid.
+pub(crate) unsafe fn memcg_kmem_id(memcg: *mut bindings::mem_cgroup) -> c_int {
+    if memcg.is_null() {
+        return -1;
+    }
+    // SAFETY: valid by the caller's promise; reparenting writes the field with WRITE_ONCE().
+    unsafe { ptr::read_volatile(&raw const (*memcg).kmemcg_id) }
+}
+
+/// Whether `nid` is an online node.
+pub(crate) fn node_online(nid: usize) -> bool {
+    const N_ONLINE: usize = bindings::node_states_N_ONLINE as usize;
+    // SAFETY: the array is only written on node hotplug; a torn read is impossible for a word.
+    let word = unsafe { ptr::read_volatile(&raw const bindings::node_states[N_ONLINE].bits[0]) };
+    nid < 64 && word >> nid & 1 != 0
+}
+
+/// The CPU the caller runs on; a hint unless preemption is off.
+pub(crate) fn raw_smp_processor_id() -> usize {
+    // SAFETY: the current task lives while it runs, and thread_info is its first field (THREAD_INFO_IN_TASK).
+    unsafe { ptr::read_volatile(&raw const (*bindings::get_current()).thread_info.cpu) as usize }
+}

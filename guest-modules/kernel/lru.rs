@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A `list_lru` and the items on it, safe against every interleaving of add, delete, walk and reclaim.
+//!
+//! # Who owns an item
+//!
+//! Each item has an entry in a fixed array, and the entry says who may take the item off the list and free it:
+//!
+//! | entry | item | owner |
+//! |---|---|---|
+//! | 0 | none | nobody: free to reserve |
+//! | `RESERVED` | being allocated, or on the list but not published | the adder |
+//! | address, tagged | on the list | whoever swaps the entry to 0 |
+//!
+//! The adder reserves the entry, allocates, files the item and publishes its address last; so a deleter that claims an
+//! address knows that the item is on the list. The walk callback sees items under the list's lock; it claims by
+//! compare-and-exchange of exactly this item's address and skips the item when that fails: it was not published yet, or
+//! a deleter has claimed it and waits for the lock. An item is freed after it left its list and by its claimer only, so
+//! an item seen on a list is allocated. The entry cannot come back to the same address in between, because the
+//! allocation is not free yet.
+//!
+//! # Which list an item is on
+//!
+//! Filed "by obj", node and memcg come from the object both times, and list_lru guarantees that adding and deleting
+//! agree, also after the memcg was removed. Filed "by memcg" the caller's memcg is passed although nothing ties the
+//! object to it (its accounting may have failed, or the controller may be off), so such items are only taken off by walks, which
+//! need not know the list. The memcg's lists must exist on a memcg-aware lru: `kmem_cache_alloc_lru()` makes them for the
+//! memcg of the caller. The task may have been moved since, so their existence is checked in the same RCU section as the
+//! insertion. From then on they either exist or were merged into the parent's, which exist before a child's: reparenting
+//! changes the memcg's index (6.12) or marks its lists dead (7.x) before it erases them, and waits for the list's lock.
+//!
+//! # Locks
+//!
+//! `rcu` -> lock of the list_lru. Nothing is allocated under either; callbacks take the second only. `rcu` protects no
+//! data: a held spinlock is a RCU read-side critical section, and 6.12 gives Rust no other.
+
+use crate::compat;
+use core::cell::UnsafeCell;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering::*};
+use kernel::ffi::{c_ulong, c_void};
+use kernel::prelude::*;
+use kernel::sync::SpinLock;
+use kernel::{bindings, new_spinlock};
+
+/// Items one lru can hold.
+pub(crate) const ITEMS_MAX: usize = 64;
+/// Nodes an item may be on; see [`compat::node_online`].
+const NODES_MAX: usize = 64;
+/// An item that walks could not find is given up after so many tries, 1 ms apart.
+const DRAIN_TRIES_MAX: u32 = 2000;
+
+/// Entry whose item is being made. No address: items are aligned to 8 bytes.
+const RESERVED: usize = 2;
+/// Tag of items filed by memcg.
+const BY_MEMCG: usize = 1;
+
+/// List items allocated now, all slots.
+pub(crate) static N_ITEMS: AtomicU32 = AtomicU32::new(0);
+
+/// `kmem_cache` of the items; set while the module is loaded.
+static ITEM_CACHE: AtomicPtr<bindings::kmem_cache> = AtomicPtr::new(ptr::null_mut());
+
+#[repr(C)]
+struct Item {
+    /// First, so that the addresses of node and item are the same.
+    node: bindings::list_head,
+    entry_idx: usize,
+    /// `BY_MEMCG` or 0.
+    tag: usize,
+}
+
+/// Creates the items' cache, accounted to the memcg of whoever allocates. Called once, before the first op.
+pub(crate) fn create_item_cache() -> Result {
+    // SAFETY: all zeroes are the defaults (include/linux/slab.h).
+    let mut args: bindings::kmem_cache_args = unsafe { compat::zeroed() };
+    args.align = 8;
+    let size = size_of::<Item>() as u32;
+    // SAFETY: name and arguments live for the call; the name is copied.
+    let cache = unsafe {
+        bindings::__kmem_cache_create_args(
+            c"shrinktorture_item".as_ptr().cast(),
+            size,
+            &mut args,
+            compat::SLAB_ACCOUNT,
+        )
+    };
+    if cache.is_null() {
+        return Err(ENOMEM);
+    }
+    ITEM_CACHE.store(cache, Release);
+    Ok(())
+}
+
+/// Destroys the items' cache. Called once, after the last lru is gone.
+pub(crate) fn destroy_item_cache() {
+    // SAFETY: created by `create_item_cache()` or null, and no item is left.
+    unsafe { bindings::kmem_cache_destroy(ITEM_CACHE.swap(ptr::null_mut(), AcqRel)) };
+}
+
+/// How an item is filed; see the head of this file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileBy {
+    /// `list_lru_add_obj()`.
+    Obj,
+    /// `list_lru_add()` with the caller's memcg and this node.
+    Memcg { nid: usize },
+}
+
+/// A `list_lru` with its items.
+///
+/// # Invariants
+///
+/// `raw` is zeroed (before `init`) or initialised, and does not move once it is. `items` obeys the table above.
+pub(crate) struct Lru {
+    raw: UnsafeCell<bindings::list_lru>,
+    rcu: Pin<KBox<SpinLock<()>>>,
+    items: [AtomicUsize; ITEMS_MAX],
+}
+
+// SAFETY: list_lru has its own locks, items are passed from thread to thread by atomics.
+unsafe impl Send for Lru {}
+// SAFETY: as above.
+unsafe impl Sync for Lru {}
+
+/// What a walk takes.
+struct Claim<'a> {
+    lru: &'a Lru,
+    /// Only items filed by memcg.
+    only_by_memcg: bool,
+    n_left: usize,
+    n_taken: usize,
+    /// Items taken, no longer on the lru.
+    dispose: bindings::list_head,
+}
+
+impl Lru {
+    /// Memory for an lru; to be moved to its place and initialised there.
+    pub(crate) fn new() -> Result<Lru> {
+        Ok(Lru {
+            // SAFETY: all zeroes are valid, and what list_lru_destroy() takes for "not initialised".
+            raw: UnsafeCell::new(unsafe { compat::zeroed() }),
+            rcu: KBox::pin_init(new_spinlock!((), "shrinktorture_rcu"), GFP_KERNEL)?,
+            items: [const { AtomicUsize::new(0) }; ITEMS_MAX],
+        })
+    }
+
+    /// Initialises the list, memcg-aware and tied to `shrinker` if that is not null.
+    ///
+    /// # Safety
+    ///
+    /// Called once, before anything else, when `self` has reached its final place; `shrinker` is null or live.
+    pub(crate) unsafe fn init(&self, shrinker: *mut bindings::shrinker) -> Result {
+        // SAFETY: zeroed, in place and not in use by the caller's promise.
+        to_result(unsafe { compat::list_lru_init(self.raw.get(), shrinker) })
+    }
+
+    /// Allocates and files up to `n` items; how many it were, or why there was none.
+    pub(crate) fn add(&self, n: usize, by: FileBy) -> Result<usize> {
+        for n_added in 0..n {
+            if let Err(error) = self.add_one(by) {
+                return if n_added == 0 { Err(error) } else { Ok(n_added) };
+            }
+        }
+        Ok(n)
+    }
+
+    fn add_one(&self, by: FileBy) -> Result {
+        let reserve = |entry: &&AtomicUsize| entry.compare_exchange(0, RESERVED, Acquire, Relaxed).is_ok();
+        let entry = self.items.iter().find(reserve).ok_or(ENOSPC)?;
+        let entry_idx = (entry as *const AtomicUsize as usize - self.items.as_ptr() as usize) / size_of::<AtomicUsize>();
+        let tag = if by == FileBy::Obj { 0 } else { BY_MEMCG };
+        let filed = alloc_item(self.raw.get(), entry_idx, tag).and_then(|item| {
+            let filed = match by {
+                FileBy::Obj => self.add_obj(item),
+                FileBy::Memcg { nid } => self.add_by_memcg(item, nid),
+            };
+            if let Err(error) = filed {
+                // SAFETY: ours and on no list.
+                unsafe { free_item(item) };
+                return Err(error);
+            }
+            Ok(item as usize | tag)
+        });
+        // The entry is ours. Either way it gets its last word from us: the address is published, or 0 given back.
+        entry.store(*filed.as_ref().unwrap_or(&0), Release);
+        filed.map(|_| ())
+    }
+
+    fn add_obj(&self, item: *mut Item) -> Result {
+        // SAFETY: the lru is initialised, the item is a slab object, ours and on no list; if its memcg was charged for
+        // it, kmem_cache_alloc_lru() has made the memcg's lists.
+        let added = unsafe { bindings::list_lru_add_obj(self.raw.get(), item.cast()) };
+        if added { Ok(()) } else { Err(EEXIST) }
+    }
+
+    fn add_by_memcg(&self, item: *mut Item, nid: usize) -> Result {
+        if !compat::node_online(nid) {
+            return Err(EINVAL);
+        }
+        let _rcu = self.rcu.lock();
+        let memcg = compat::current_memcg();
+        // SAFETY: null or valid while the lock is held (see `current_memcg`).
+        if !unsafe { self.has_lists(memcg) } {
+            return Err(EAGAIN);
+        }
+        // SAFETY: the item is ours and on no list, the node exists, the memcg is valid while the lock is held, and its
+        // lists exist (head of this file).
+        let added = unsafe { bindings::list_lru_add(self.raw.get(), item.cast(), nid as i32, memcg) };
+        if added { Ok(()) } else { Err(EEXIST) }
+    }
+
+    /// Whether a memcg can be passed to this lru.
+    ///
+    /// # Safety
+    ///
+    /// `memcg` is null or valid.
+    unsafe fn has_lists(&self, memcg: *mut bindings::mem_cgroup) -> bool {
+        let lru = self.raw.get();
+        // SAFETY: the flag is constant after initialisation.
+        if !unsafe { (*lru).memcg_aware } {
+            return true;
+        }
+        // SAFETY: the caller's promise.
+        let idx = unsafe { compat::memcg_kmem_id(memcg) };
+        // SAFETY: the xarray is initialised on memcg-aware lrus; xa_load() takes care of its own locking.
+        idx < 0 || !unsafe { bindings::xa_load(&raw mut (*lru).xa, idx as c_ulong) }.is_null()
+    }
+
+    /// Takes off and frees up to `n` items: with `list_lru_del_obj()` those filed by obj, by walking the others.
+    pub(crate) fn del(&self, n: usize) -> usize {
+        let mut n_taken = 0;
+        for entry in &self.items {
+            let value = entry.load(Acquire);
+            if n_taken == n {
+                return n;
+            }
+            if value <= RESERVED || value & BY_MEMCG != 0 || entry.compare_exchange(value, 0, AcqRel, Relaxed).is_err() {
+                continue;
+            }
+            let item = value as *mut Item;
+            // SAFETY: claimed, so nobody else deletes or frees it, and filed by obj on this lru.
+            if !unsafe { bindings::list_lru_del_obj(self.raw.get(), item.cast()) } {
+                pr_err!("shrinktorture: MODEL: list_lru_del_obj() found an item on no list\n");
+            }
+            // SAFETY: claimed and on no list any more.
+            unsafe { free_item(item) };
+            n_taken += 1;
+        }
+        for nid in 0..NODES_MAX {
+            if n_taken < n {
+                n_taken += self.walk_node(nid, usize::MAX, n - n_taken, true);
+            }
+        }
+        n_taken
+    }
+
+    /// `list_lru_walk_node()`: looks at up to `n` items of a node and frees those it gets hold of.
+    pub(crate) fn walk(&self, nid: usize, n: usize) -> usize {
+        self.walk_node(nid, n, n, false)
+    }
+
+    fn walk_node(&self, nid: usize, nr_to_walk: usize, n_max: usize, only_by_memcg: bool) -> usize {
+        if !compat::node_online(nid) {
+            return 0;
+        }
+        self.claim(n_max, only_by_memcg, |callback, arg| {
+            let mut nr_to_walk = nr_to_walk;
+            // SAFETY: the lru is initialised, the node exists, the callback fits its argument.
+            unsafe { bindings::list_lru_walk_node(self.raw.get(), nid as i32, callback, arg, &mut nr_to_walk) };
+        })
+    }
+
+    /// `list_lru_shrink_walk()`: frees up to `n` items of a node and memcg.
+    ///
+    /// # Safety
+    ///
+    /// `nid` and `memcg` are those of a running shrinker callback.
+    pub(crate) unsafe fn shrink_walk(&self, nid: usize, memcg: *mut bindings::mem_cgroup, n: usize) -> usize {
+        self.claim(n, false, |callback, arg| {
+            let mut nr_to_walk = n;
+            // SAFETY: the lru is initialised; node and memcg are valid by the caller's promise.
+            unsafe { bindings::list_lru_walk_one(self.raw.get(), nid as i32, memcg, callback, arg, &mut nr_to_walk) };
+        })
+    }
+
+    /// `list_lru_shrink_count()`.
+    ///
+    /// # Safety
+    ///
+    /// As [`Lru::shrink_walk`].
+    pub(crate) unsafe fn shrink_count(&self, nid: usize, memcg: *mut bindings::mem_cgroup) -> usize {
+        // SAFETY: the lru is initialised; node and memcg are valid by the caller's promise.
+        unsafe { bindings::list_lru_count_one(self.raw.get(), nid as i32, memcg) }
+    }
+
+    /// Runs a walk that claims items, then frees what it claimed.
+    fn claim(&self, n: usize, only_by_memcg: bool, walk: impl FnOnce(bindings::list_lru_walk_cb, *mut c_void)) -> usize {
+        let head = bindings::list_head { next: ptr::null_mut(), prev: ptr::null_mut() };
+        let mut claim = Claim { lru: self, only_by_memcg, n_left: n, n_taken: 0, dispose: head };
+        let claim = &raw mut claim;
+        // SAFETY: `claim` is valid; from here on it is only used through this pointer. A list head points to itself.
+        let head = unsafe {
+            let head = &raw mut (*claim).dispose;
+            (*head).next = head;
+            (*head).prev = head;
+            head
+        };
+        walk(compat::walk_callback::<Claim<'_>>(), claim.cast());
+        // SAFETY: the list is ours, and so are the items on it (claimed and off the lru).
+        unsafe {
+            let mut node = (*head).next;
+            while node != head {
+                let next = (*node).next;
+                free_item(node.cast());
+                node = next;
+            }
+            (*claim).n_taken
+        }
+    }
+
+    /// Frees all items. Nobody else uses the lru any more; a memcg that is being removed may hide items for a moment,
+    /// so the walks are repeated.
+    fn drain(&self) {
+        for _ in 0..DRAIN_TRIES_MAX {
+            for nid in 0..NODES_MAX {
+                self.walk_node(nid, usize::MAX, usize::MAX, false);
+            }
+            if self.items.iter().all(|entry| entry.load(Acquire) == 0) {
+                return;
+            }
+            // SAFETY: process context, no lock held.
+            unsafe { bindings::usleep_range_state(1000, 2000, bindings::TASK_UNINTERRUPTIBLE) };
+        }
+        let n_lost = self.items.iter().filter(|entry| entry.load(Acquire) != 0).count();
+        pr_err!("shrinktorture: MODEL: {} items are on no list of their list_lru\n", n_lost);
+    }
+}
+
+impl Drop for Lru {
+    fn drop(&mut self) {
+        // SAFETY: a null `node` means that the lru was not initialised, and then there are no items.
+        if !unsafe { (*self.raw.get()).node }.is_null() {
+            self.drain();
+        }
+        // SAFETY: initialised or zeroed, empty, and nobody else uses it (`&mut`).
+        unsafe { bindings::list_lru_destroy(self.raw.get()) };
+    }
+}
+
+impl compat::Isolate for Claim<'_> {
+    unsafe fn isolate(
+        node: *mut bindings::list_head,
+        list: *mut bindings::list_lru_one,
+        arg: *mut c_void,
+    ) -> bindings::lru_status {
+        // SAFETY: `arg` is the `Claim` of a walk that is running on this thread.
+        let claim = unsafe { &mut *arg.cast::<Claim<'_>>() };
+        let item = node.cast::<Item>();
+        // SAFETY: an item on a list is allocated (head of this file), and these fields never change.
+        let (entry_idx, tag) = unsafe { ((*item).entry_idx, (*item).tag) };
+        let wanted = claim.n_left > 0 && (!claim.only_by_memcg || tag == BY_MEMCG);
+        let entry = &claim.lru.items[entry_idx];
+        if !wanted || entry.compare_exchange(item as usize | tag, 0, AcqRel, Relaxed).is_err() {
+            return bindings::lru_status_LRU_SKIP;
+        }
+        claim.n_left -= 1;
+        claim.n_taken += 1;
+        // SAFETY: the list's lock is held, the item is on it, and `dispose` is a list head of this thread.
+        unsafe { bindings::list_lru_isolate_move(list, node, &raw mut claim.dispose) };
+        bindings::lru_status_LRU_REMOVED
+    }
+}
+
+/// An item on no list, charged to the caller's memcg, whose lists on `lru` exist now.
+fn alloc_item(lru: *mut bindings::list_lru, entry_idx: usize, tag: usize) -> Result<*mut Item> {
+    let cache = ITEM_CACHE.load(Acquire);
+    // SAFETY: the cache lives as long as the module, the lru is initialised; ops run in process context, lock-free.
+    let item: *mut Item = unsafe { bindings::kmem_cache_alloc_lru_noprof(cache, lru, compat::GFP_KERNEL) }.cast();
+    if item.is_null() {
+        return Err(ENOMEM);
+    }
+    N_ITEMS.fetch_add(1, Relaxed);
+    // SAFETY: fresh memory of the right size and alignment. An empty list head points to itself.
+    unsafe { item.write(Item { node: bindings::list_head { next: item.cast(), prev: item.cast() }, entry_idx, tag }) };
+    Ok(item)
+}
+
+/// Frees an item.
+///
+/// # Safety
+///
+/// From [`alloc_item`], on no lru, and nobody else uses it.
+unsafe fn free_item(item: *mut Item) {
+    // SAFETY: from this cache by the caller's promise.
+    unsafe { bindings::kmem_cache_free(ITEM_CACHE.load(Acquire), item.cast()) };
+    N_ITEMS.fetch_sub(1, Relaxed);
+}
+
+fn to_result(error: i32) -> Result {
+    if error < 0 { Err(Error::from_errno(error)) } else { Ok(()) }
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `/dev/shrinktorture`: executes the kernel-side ops of programs for the calling thread.
+//!
+//! | file | job |
+//! |---|---|
+//! | `shrinktorture.rs` | device, dispatch of ops |
+//! | `slots.rs` | states of the slots; the only caller of the shrinker API |
+//! | `cache.rs` | what the shrinkers shrink, the callbacks and their budgets |
+//! | `lru.rs` | a `list_lru` and who owns its items |
+//! | `clock.rs` | delays and preemption timers |
+//! | `shrinker.rs` | safe abstraction over shrinkers |
+//! | `chrdev.rs` | safe abstraction over an ioctl-only device |
+//! | `compat.rs` | what differs between kernels |
+//! | `canary.rs` | the other module, which misbehaves |
+//! | `../abi/src/layout.rs` | ops and ioctls, shared with agent and host |
+//!
+//! Needs CONFIG_MEMCG. Whatever is asked of it the module uses the kernel's interfaces within their contracts and
+//! within bounded time, so what the kernel then reports is the kernel's fault.
+
+#[macro_use]
+mod compat;
+mod cache;
+mod chrdev;
+mod clock;
+#[allow(dead_code, unreachable_pub, reason = "shared with the agent and the host")]
+#[path = "../abi/src/layout.rs"]
+mod layout;
+mod lru;
+mod shrinker;
+mod slots;
+
+use chrdev::{Chrdev, Ioctl};
+use core::ffi::CStr;
+use core::sync::atomic::Ordering::Relaxed;
+use kernel::ffi::c_long;
+use kernel::prelude::*;
+use layout::{ioc, kind, lru_mode, IoctlInfo, IoctlOp, Op};
+use lru::FileBy;
+
+declare_module! {
+    type: ShrinktortureModule,
+    name: "shrinktorture",
+    description: "Executes shrinker operations for shrinktorture",
+}
+
+/// Items that one op adds or deletes at most.
+const ITEMS_PER_OP_MAX: u32 = lru::ITEMS_MAX as u32;
+
+struct ShrinktortureModule {
+    /// Taken on exit, before what its ioctls use.
+    device: Option<Chrdev<Device>>,
+}
+
+impl kernel::Module for ShrinktortureModule {
+    fn init(module: &'static ThisModule) -> Result<Self> {
+        lru::create_item_cache()?;
+        clock::setup_timers();
+        let device = Chrdev::register(module).inspect_err(|_| lru::destroy_item_cache())?;
+        Ok(Self { device: Some(device) })
+    }
+}
+
+impl Drop for ShrinktortureModule {
+    fn drop(&mut self) {
+        // No file is open, and from here on none will be.
+        drop(self.device.take());
+        clock::cancel_timers();
+        if slots::reset().is_err() {
+            pr_err!("HARNESSFAIL: a slot is in use although no file is open\n");
+        }
+        lru::destroy_item_cache();
+    }
+}
+
+struct Device;
+
+impl Ioctl for Device {
+    const NAME: &'static CStr = c"shrinktorture";
+
+    fn ioctl(command: u32, arg: usize) -> Result<c_long> {
+        match command {
+            ioc::OP => {
+                // SAFETY: integers only.
+                let mut request: IoctlOp = unsafe { chrdev::read_user(arg)? };
+                request.result = execute(&request.op).unwrap_or_else(|error| error.to_errno().into());
+                // SAFETY: 16 + 8 bytes of integers, no padding (asserted in layout.rs).
+                unsafe { chrdev::write_user(arg, &request)? };
+            }
+            ioc::INFO => {
+                // SAFETY: four u32 and two u64, no padding (size asserted in layout.rs).
+                unsafe { chrdev::write_user(arg, &info())? };
+            }
+            ioc::RESET => {
+                clock::cancel_timers();
+                slots::reset()?;
+            }
+            _ => return Err(ENOTTY),
+        }
+        Ok(0)
+    }
+}
+
+fn info() -> IoctlInfo {
+    IoctlInfo {
+        magic: layout::ABI_MAGIC,
+        version: layout::ABI_VERSION,
+        n_shrinkers: slots::n_held(),
+        n_items: lru::N_ITEMS.load(Relaxed),
+        n_count_calls: cache::N_COUNT_CALLS.load(Relaxed),
+        n_scan_calls: cache::N_SCAN_CALLS.load(Relaxed),
+    }
+}
+
+/// Executes one op; what it counted, or 0. Any bits are a valid argument.
+fn execute(op: &Op) -> Result<i64> {
+    let nid = usize::from(op.nid);
+    if op.kind == kind::PREEMPT {
+        clock::arm_timer(op.a, op.b);
+        return Ok(0);
+    }
+    let slot = slots::get(op.slot)?;
+    let n = match op.kind {
+        kind::ALLOC => slot.alloc(op.slot, op.a, op.b).map(|()| 0),
+        kind::SET_SEEKS => slot.configure(|shrinker| shrinker.set_seeks(op.a as u16)).map(|()| 0),
+        kind::SET_BATCH => slot.configure(|shrinker| shrinker.set_batch(op.a as u16)).map(|()| 0),
+        kind::REGISTER => slot.register().map(|()| 0),
+        kind::FREE => slot.free().map(|()| 0),
+        kind::ADD_OBJECTS => slot.with_cache(|cache| cache.add_objects(nid, op.a as usize)),
+        kind::DEL_OBJECTS => slot.with_cache(|cache| cache.del_objects(nid, op.a as usize)),
+        kind::SET_COUNT => slot.with_cache(|cache| cache.count.set(op.a, op.b, op.c).map(|()| 0)),
+        kind::SET_SCAN => slot.with_cache(|cache| cache.scan.set(op.a, op.b, op.c).map(|()| 0)),
+        kind::LRU_ADD => {
+            let by = match op.a {
+                lru_mode::OBJ => FileBy::Obj,
+                lru_mode::MEMCG => FileBy::Memcg { nid },
+                _ => return Err(EINVAL),
+            };
+            slot.with_cache(|cache| cache.lru.add(op.b.min(ITEMS_PER_OP_MAX) as usize, by))
+        }
+        kind::LRU_DEL => slot.with_cache(|cache| Ok(cache.lru.del(op.a.min(ITEMS_PER_OP_MAX) as usize))),
+        kind::LRU_WALK => slot.with_cache(|cache| Ok(cache.lru.walk(nid, op.a as usize))),
+        _ => Err(EINVAL),
+    };
+    n.map(|n| n as i64)
+}
