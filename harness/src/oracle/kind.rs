@@ -11,7 +11,7 @@ const KINDS: &[(&str, &str, &str)] = &[
     ("KASAN: ", "double-free", "KASAN-INVALID-FREE"),
     ("KASAN: ", " Read", "KASAN-READ"),
     ("KASAN: ", " Write", "KASAN-WRITE"),
-    ("KASAN: ", "", "KASAN-UNKNOWN"),
+    ("KASAN: ", "", "KASAN-READ"),
     ("KFENCE: ", "invalid free", "KFENCE-INVALID-FREE"),
     ("KFENCE: ", "memory corruption", "KFENCE-MEMORY-CORRUPTION"),
     ("KFENCE: ", "use-after-free Read", "KFENCE-USE-AFTER-FREE-READ"),

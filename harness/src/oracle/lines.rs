@@ -6,6 +6,9 @@ use std::borrow::Cow;
 /// Longer lines are cut: printk's own limit is 1 KiB, symbolised lines are a little longer.
 const LINE_BYTES_MAX: usize = 2048;
 
+/// Longest prompt before a kernel message on the same line.
+const PROMPT_BYTES_MAX: usize = 80;
+
 /// One line of console.
 #[derive(Debug)]
 pub(crate) struct Line<'a> {
@@ -54,6 +57,7 @@ fn strip_prefix(text: &[u8]) -> (Option<&[u8]>, &[u8]) {
             rest = strip_level(&after[at + 4..]);
         }
     }
+    rest = strip_prompt(rest);
     let Some((stamp, after)) = bracketed(rest) else { return (None, rest) };
     if !is_timestamp(stamp) {
         return (None, rest);
@@ -78,6 +82,17 @@ fn strip_level(text: &[u8]) -> &[u8] {
         [b'<', digit, b'>', rest @ ..] if digit.is_ascii_digit() => rest,
         _ => text,
     }
+}
+
+/// A prompt or an unfinished line of user space shares the line: `guest login: [   12.345678] ...`.
+fn strip_prompt(text: &[u8]) -> &[u8] {
+    if text.first() == Some(&b'[') {
+        return text;
+    }
+    let Some(at) = text.iter().take(PROMPT_BYTES_MAX).position(|&byte| byte == b'[') else { return text };
+    let (prompt, rest) = text.split_at(at);
+    let ends = matches!(prompt.trim_ascii_end().last(), Some(b':' | b'#' | b'$' | b'>'));
+    if ends && bracketed(rest).is_some_and(|(stamp, _)| is_timestamp(stamp)) { rest } else { text }
 }
 
 /// `[inside]rest`, with a short inside.

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use regex::{Regex, RegexSet};
 
-use super::skip::Group::{self, Access, Lock, Memory, Object, Reporting, Trap, Wait};
+use super::skip::Group::{self, Access, Construct, Core, Lock, Memory, Object, Reporting, Trap, Wait};
 
 /// Where the blamed function is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,10 +15,12 @@ pub(crate) enum Blame {
     None,
     /// First function of the main stack that is not skipped; failing that the one the head line names.
     Trace,
-    /// The faulting function first, then the stack.
-    Fault,
+    /// Nowhere either, but a whole report has a stack.
+    Untold,
     /// The lock's user as lockdep names it (`, at: func+0x..`), then the stack.
     LockSite,
+    /// Where the lock was first taken in the context that rules out the other one.
+    LockOrder,
     /// The function that loops: what a known dispatcher called.
     Stall,
     /// Where a user-visible operation is stuck, over all tasks shown.
@@ -62,10 +64,10 @@ const RULE: Rule = Rule {
     all_callers: false,
 };
 
-const COMMON: &[Group] = &[Reporting, Trap, Access, Memory, Lock, Object];
-const FAULT: &[Group] = &[Reporting, Trap, Access, Lock, Object];
-const ALL: &[Group] = &[Reporting, Trap, Access, Memory, Lock, Wait, Object];
-const NO_WAIT: &[Group] = &[Reporting, Trap, Lock];
+const COMMON: &[Group] = &[Reporting, Trap, Access, Memory, Lock, Object, Core];
+const ALL: &[Group] = &[Reporting, Trap, Access, Memory, Lock, Wait, Object, Core];
+const LOCKS: &[Group] = &[Reporting, Trap, Access, Memory, Lock, Wait];
+const LEAK: &[Group] = &[Reporting, Memory, Construct, Access];
 
 /// `func+0x12/0x34`, the offset optional; group `func`.
 macro_rules! func {
@@ -178,15 +180,20 @@ pub(crate) const RULES: &[Rule] = &[
     Rule { name: "ubsan", head: r"UBSAN: (?P<what>[a-z\-]+) in", title: "UBSAN: {what} in {frame}", ..RULE },
     // Locking.
     Rule {
+        name: "lockdep-order",
+        head: r"[A-Z_\-]+-safe -> [A-Z_\-]+-unsafe lock order detected",
+        title: "possible deadlock in {frame}",
+        blame: Blame::LockOrder,
+        skip: LOCKS,
+        ..RULE
+    },
+    Rule {
         name: "lockdep-deadlock",
-        head: concat!(
-            r"(?:possible (?:circular locking dependency|recursive locking|irq lock inversion dependency)|",
-            r"(?:SOFTIRQ|HARDIRQ|HARDIRQ-READ|RECLAIM_FS|[A-Z_]+)-safe -> [A-Z_\-]+-unsafe lock order) detected"
-        ),
+        head: r"possible (?:circular locking dependency|recursive locking|irq lock inversion dependency) detected",
         title: "possible deadlock in {frame}",
         blame: Blame::LockSite,
         also: &[AT],
-        skip: NO_WAIT,
+        skip: LOCKS,
         ..RULE
     },
     Rule {
@@ -195,7 +202,7 @@ pub(crate) const RULES: &[Rule] = &[
         title: "inconsistent lock state in {frame}",
         blame: Blame::LockSite,
         also: &[AT],
-        skip: NO_WAIT,
+        skip: LOCKS,
         echo_of: &["lockdep-state"],
         ..RULE
     },
@@ -203,27 +210,31 @@ pub(crate) const RULES: &[Rule] = &[
         name: "lockdep-wait-context",
         head: r"\[ BUG: Invalid wait context \]",
         title: "BUG: Invalid wait context in {frame}",
-        skip: NO_WAIT,
+        skip: LOCKS,
         ..RULE
     },
     Rule {
         name: "suspicious-rcu",
         head: r"(?P<word>INFO|WARNING): suspicious RCU usage",
         title: "{word}: suspicious RCU usage in {frame}",
-        skip: NO_WAIT,
+        skip: LOCKS,
         ..RULE
     },
     Rule {
         name: "bad-unlock",
         head: r"(?P<word>BUG|WARNING): bad unlock balance detected",
         title: "{word}: bad unlock balance in {frame}",
-        skip: NO_WAIT,
+        skip: LOCKS,
+        blame: Blame::LockSite,
+        also: &[AT],
         ..RULE
     },
     Rule {
         name: "lock-freed",
         head: r"(?P<word>BUG|WARNING): held lock freed",
         title: "{word}: held lock freed in {frame}",
+        blame: Blame::LockSite,
+        also: &[AT],
         ..RULE
     },
     Rule {
@@ -238,41 +249,43 @@ pub(crate) const RULES: &[Rule] = &[
         name: "locks-held",
         head: r"(?P<word>BUG|WARNING): (?:.*/\d+ )?still has locks held",
         title: "{word}: still has locks held in {frame}",
+        blame: Blame::LockSite,
+        also: &[AT],
         ..RULE
     },
     Rule {
         name: "nested-lock",
         head: r"(?P<word>BUG|WARNING): Nested lock was not taken",
         title: "{word}: nested lock was not taken in {frame}",
-        skip: NO_WAIT,
+        skip: LOCKS,
         ..RULE
     },
     Rule {
         name: "locking-bug",
         head: r"WARNING: (?:CPU: \d+ PID: \d+ at )?kernel/locking/lockdep\.c:\d+ ",
         title: "WARNING: locking bug in {frame}",
-        skip: NO_WAIT,
+        skip: LOCKS,
         ..RULE
     },
     Rule {
         name: "non-static-key",
         head: r"INFO: trying to register non-static key",
         title: "INFO: trying to register non-static key in {frame}",
-        skip: NO_WAIT,
+        skip: LOCKS,
         ..RULE
     },
     Rule {
         name: "spinlock-lockup",
         head: r"BUG: spinlock (?P<what>lockup suspected|bad magic|wrong owner|wrong CPU|already unlocked|recursion|trylock failure)",
         title: "BUG: spinlock {what} in {frame}",
-        skip: NO_WAIT,
+        skip: LOCKS,
         ..RULE
     },
     Rule {
         name: "rwlock",
         head: r"BUG: rwlock (?P<what>[a-z ]+) on CPU",
         title: "BUG: rwlock {what} in {frame}",
-        skip: NO_WAIT,
+        skip: LOCKS,
         ..RULE
     },
     Rule {
@@ -364,11 +377,10 @@ pub(crate) const RULES: &[Rule] = &[
     // Lists, counters, objects: the line that tells stands before the BUG or WARNING.
     Rule {
         name: "list",
+        skip: ALL,
         head: r"^(?:\S+: )?list_(?:add|del|replace)(?: |_\w+ )*(?:corruption|double add)|kernel BUG at lib/list_debug\.c|WARNING: .*lib/list_debug\.c",
         title: "BUG: corrupted list in {frame}",
         alts: &["bad-access in {frame}"],
-        skip: COMMON,
-        blame: Blame::Fault,
         echo_of: &["list"],
         ..RULE
     },
@@ -386,6 +398,12 @@ pub(crate) const RULES: &[Rule] = &[
         title: "WARNING: ODEBUG bug in {frame}",
         skip: COMMON,
         echo_of: &["odebug"],
+        ..RULE
+    },
+    Rule {
+        name: "urb",
+        head: r"WARNING: .*drivers/usb/core/urb\.c:\d+ (?:at )?usb_submit_urb",
+        title: "WARNING in {frame}/usb_submit_urb",
         ..RULE
     },
     Rule {
@@ -435,7 +453,6 @@ pub(crate) const RULES: &[Rule] = &[
         name: "usercopy",
         head: r"kernel BUG at mm/usercopy\.c|usercopy: Kernel memory (?:exposure|overwrite) attempt",
         title: "BUG: bad usercopy in {frame}",
-        blame: Blame::Fault,
         echo_of: &["usercopy"],
         ..RULE
     },
@@ -443,7 +460,6 @@ pub(crate) const RULES: &[Rule] = &[
         name: "bug",
         head: r"kernel BUG at (?P<site>\S+)",
         title: "kernel BUG in {frame}",
-        blame: Blame::Fault,
         echo_of: &["oops-name"],
         ..RULE
     },
@@ -477,15 +493,14 @@ pub(crate) const RULES: &[Rule] = &[
         name: "dentry",
         head: r"BUG: Dentry .* still in use \(\d+\) \[(?P<what>\w+) of ",
         title: "BUG: Dentry still in use in {what}",
-        blame: Blame::None,
+        blame: Blame::Untold,
         ..RULE
     },
     Rule {
         name: "leak",
         head: r"^BUG: memory leak|^unreferenced object 0x[0-9a-f]+",
         title: "memory leak in {frame}",
-        skip: COMMON,
-        echo_of: &[],
+        skip: LEAK,
         ..RULE
     },
     // Faults.
@@ -502,8 +517,7 @@ pub(crate) const RULES: &[Rule] = &[
         name: "double-fault",
         head: r"PANIC: double fault",
         title: "PANIC: double fault in {frame}",
-        blame: Blame::Fault,
-        skip: FAULT,
+        skip: COMMON,
         ..RULE
     },
     Rule {
@@ -514,8 +528,7 @@ pub(crate) const RULES: &[Rule] = &[
         ),
         title: "BUG: unable to handle kernel NULL pointer dereference in {frame}",
         alts: &["bad-access in {frame}"],
-        blame: Blame::Fault,
-        skip: FAULT,
+        skip: COMMON,
         ..RULE
     },
     Rule {
@@ -526,15 +539,14 @@ pub(crate) const RULES: &[Rule] = &[
         ),
         title: "BUG: unable to handle kernel paging request in {frame}",
         alts: &["bad-access in {frame}"],
-        blame: Blame::Fault,
-        skip: FAULT,
+        skip: COMMON,
         ..RULE
     },
     Rule {
         name: "unable",
         head: r"BUG: unable to handle kernel",
         title: "BUG: unable to handle kernel",
-        blame: Blame::None,
+        blame: Blame::Untold,
         ..RULE
     },
     Rule {
@@ -542,8 +554,7 @@ pub(crate) const RULES: &[Rule] = &[
         head: r"general protection fault(?:, |: |\s*\[#)",
         title: "general protection fault in {frame}",
         alts: &["bad-access in {frame}"],
-        blame: Blame::Fault,
-        skip: FAULT,
+        skip: COMMON,
         echo_of: &["double-fault"],
         ..RULE
     },
@@ -551,32 +562,28 @@ pub(crate) const RULES: &[Rule] = &[
         name: "divide",
         head: r"divide error: ",
         title: "divide error in {frame}",
-        blame: Blame::Fault,
-        skip: FAULT,
+        skip: COMMON,
         ..RULE
     },
     Rule {
         name: "stack-segment",
         head: r"stack segment(?: fault)?: ",
         title: "stack segment fault in {frame}",
-        blame: Blame::Fault,
-        skip: FAULT,
+        skip: COMMON,
         ..RULE
     },
     Rule {
         name: "int3",
         head: r"Oops: int3: |^int3: \d+",
         title: "int3 in {frame}",
-        blame: Blame::Fault,
-        skip: FAULT,
+        skip: COMMON,
         ..RULE
     },
     Rule {
         name: "opcode",
         head: r"invalid opcode: \d+",
         title: "invalid opcode in {frame}",
-        blame: Blame::Fault,
-        skip: FAULT,
+        skip: COMMON,
         echo_of: &["*"],
         ..RULE
     },
@@ -585,25 +592,23 @@ pub(crate) const RULES: &[Rule] = &[
         head: r"Unhandled fault: ",
         title: "Unhandled fault in {frame}",
         alts: &["bad-access in {frame}"],
-        blame: Blame::Fault,
-        skip: FAULT,
+        skip: COMMON,
         ..RULE
     },
     Rule {
         name: "oops-name",
         head: r"^Internal error: |^Oops: ",
         title: "kernel oops in {frame}",
-        blame: Blame::Fault,
-        skip: FAULT,
+        skip: COMMON,
         echo_of: &["*"],
         ..RULE
     },
     // The end of the world.
     Rule {
         name: "stack-protector",
-        head: r"Kernel panic - not syncing: (?:kernel: )?stack-protector: Kernel stack is corrupted in: ",
+        head: r"Kernel panic - not syncing: (?:kernel: )?stack-protector: Kernel stack is corrupted in: (?P<func>[A-Za-z_][\w.]*)",
         title: "kernel panic: stack is corrupted in {frame}",
-        blame: Blame::Trace,
+        blame: Blame::Head,
         echo_of: &["*"],
         ..RULE
     },
@@ -618,9 +623,9 @@ pub(crate) const RULES: &[Rule] = &[
     },
     Rule {
         name: "panic",
-        head: r"Kernel panic - not syncing: (?P<what>.*)",
+        head: r"Kernel panic - not syncing: (?:kernel: )?(?P<what>.*?)(?: exitcode=0x[0-9a-f]+)?(?: \.\.\.)?$",
         title: "kernel panic: {what}",
-        blame: Blame::None,
+        blame: Blame::Untold,
         echo_of: &["*"],
         ..RULE
     },
@@ -633,7 +638,7 @@ pub(crate) const RULES: &[Rule] = &[
     },
     Rule {
         name: "trusty",
-        head: r"panic \(caller 0x[0-9a-f]+\): (?P<what>ASSERT FAILED) at \(.*\): (?P<rest>.*)",
+        head: r"panic \(caller 0x[0-9a-f]+\): (?:DEBUG )?(?P<what>ASSERT FAILED) at \(.*\): (?P<rest>.*)",
         title: "trusty: {what}: {rest}",
         blame: Blame::None,
         ..RULE

@@ -21,6 +21,10 @@ pub(crate) enum Group {
     Wait,
     /// Containers and counters whose debugging found the caller's mistake.
     Object,
+    /// Core code that drives other people's objects on request: timers, workqueues, device model, inode references.
+    Core,
+    /// Constructors of objects that somebody else owns and should have freed.
+    Construct,
 }
 
 /// (group, patterns)
@@ -32,7 +36,7 @@ pub(crate) const GROUPS: &[(Group, &[&str])] = &[
             "show_trace*", "print_*", "__print_*", "panic*", "vpanic", "__warn*", "warn_slowpath*", "warn_alloc",
             "report_bug*", "__report_bug", "handle_bug*", "fixup_bug*", "nmi_cpu_backtrace*", "nmi_trigger_*",
             "arch_trigger_*", "trigger_*_cpu_backtrace", "*lockdep_rcu_suspicious", "debug_show_*",
-            "check_preemption_disabled", "___might_sleep", "__might_sleep*", "__might_resched", "__might_fault",
+            "check_preemption_disabled", "debug_smp_processor_id", "__this_cpu_preempt_check", "___might_sleep", "__might_sleep*", "__might_resched", "__might_fault",
             "might_fault", "__schedule_bug", "__cant_sleep*", "kasan_*", "__kasan_*", "*asan_report_*", "__asan_*",
             "check_memory_region*", "check_region_inline", "__hwasan_*", "kmsan_*", "__msan_*", "kfence_*", "__kfence_*",
             "kcsan_*", "__kcsan_*", "__tsan_*", "end_report", "start_report", "describe_object*", "address_is_*",
@@ -57,7 +61,7 @@ pub(crate) const GROUPS: &[(Group, &[&str])] = &[
             "el1h_64_*", "el1_dbg", "el1_undef", "el1_sync*", "do_undef*", "brk_handler", "call_break_hook", "bug_handler",
             "do_debug_exception", "*__do_kernel_fault*", "do_DataAbort", "do_PrefetchAbort", "__dabt_svc", "__pabt_svc",
             "__und_svc*", "do_kernel_fault", "error_entry*", "ret_from_exception", "do_brk64", "do_el1_brk64",
-            "asm_call_*", "call_on_stack", "arm_notify_die", "oops_*", "crash_kexec*",
+            "asm_call_*", "call_on_stack", "arm_notify_die", "oops_*", "__x86_indirect_thunk_*", "do_tag_check_fault", "do_tag_recovery", "crash_kexec*",
             "__crash_kexec", "do_double_fault", "double_fault", "df_debug",
         ],
     ),
@@ -69,15 +73,15 @@ pub(crate) const GROUPS: &[(Group, &[&str])] = &[
             "strstr", "strcat*", "strnchr", "*copy_from_user*", "*copy_to_user*", "*copy_user*", "_copy_*iter*", "copy_page*iter*",
             "__get_user*", "__put_user*", "*atomic*_read*", "atomic*", "arch_atomic*", "*instrument_*", "test_bit*",
             "set_bit", "clear_bit*", "test_and_*", "variable_test_bit", "__read_once*", "__write_once*", "READ_ONCE*",
-            "__write_comp_data", "write_comp_data", "__sanitizer_cov*", "csum_partial*", "clear_page*", "copy_page*",
+            "__phys_addr*", "kmap*", "__sanitizer_cov*", "csum_partial*", "clear_page*", "copy_page*",
             "_find_*_bit", "find_*_bit", "bitmap_*", "__bitmap_*", "crc*", "hex_dump*", "string*", "vsnprintf", "snprintf",
-            "number", "bcmp", "skip_spaces", "kmemdup*", "kstrdup*",
+            "number", "bcmp", "skip_spaces", "read_word_at_a_time", "strnstr", "hex_string", "_atomic_dec_*", "kmemdup*", "kstrdup*",
         ],
     ),
     (
         Group::Memory,
         &[
-            "kmalloc*", "__kmalloc*", "kzalloc*", "kcalloc*", "krealloc*", "__krealloc*", "kvmalloc*", "__kvmalloc*", "kvzalloc*",
+            "kmalloc*", "__kmalloc*", "___kmalloc*", "alloc_page*", "kzalloc*", "kcalloc*", "krealloc*", "__krealloc*", "kvmalloc*", "__kvmalloc*", "kvzalloc*",
             "kmem_cache_*", "__kmem_cache_*", "slab_*", "__slab_*", "___slab_*", "kfree*", "__kfree*", "___kfree*", "kvfree*",
             "vmalloc*", "__vmalloc*", "vzalloc*", "vfree*", "__vunmap*", "__vfree*", "free_pages*", "__free_pages*", "free_page*",
             "__free_page*", "free_unref_*", "free_pcp*", "get_page_from_freelist", "alloc_pages*", "__alloc_pages*",
@@ -94,7 +98,7 @@ pub(crate) const GROUPS: &[(Group, &[&str])] = &[
         &[
             "_raw_*", "__raw_*", "do_raw_*", "spin_*", "__spin_*", "queued_*", "native_queued_*", "arch_spin_*", "pv_*", "__pv_*",
             "mutex_*", "__mutex_*", "ww_mutex_*", "down*", "__down*", "up*_read", "up*_write", "up", "__up*", "rwsem_*", "rwlock_*", "percpu_down_*", "percpu_up_*", "__percpu_*_read", "__percpu_rwsem_*", "percpu_rwsem_*",
-            "lock_acquire*", "__lock_acquire*", "lock_release*", "__lock_release*", "lock_downgrade", "__lock_*acquired", "lock_contended", "lock_is_held*", "lockdep_*", "check_*", "validate_chain*", "mark_lock*", "mark_usage",
+            "lock_acquire*", "__lock_acquire*", "lock_release*", "__lock_release*", "lock_downgrade", "__lock_*acquired", "lock_contended", "lock_is_held*", "lockdep_*", "check_noncircular", "check_prev*_add", "check_irq_usage*", "check_deadlock", "check_wait_context", "check_flags*", "reacquire_held_locks", "hlock_class", "call_rwsem_*", "tty_ldisc_lock*", "validate_chain*", "mark_lock*", "mark_usage",
             "mark_held_locks", "register_lock_class*", "look_up_lock_class", "assign_lock_key", "rt_mutex_*", "__rt_mutex*", "rt_spin_*", "rt_read_*", "rt_write_*", "seqcount_*", "read_seq*", "write_seq*", "do_write_seq*", "__wake_up*", "wake_up*", "prepare_to_wait*", "finish_wait", "add_wait_queue*", "remove_wait_queue",
             "rcu_lock_*", "rcu_read_*", "__rcu_read_*", "srcu_*", "__srcu_*", "trace_hardirqs_*", "trace_softirqs_*", "__trace_hardirqs_*", "hardirqs_*", "preempt_*", "preempt_count_*", "__local_bh_*", "local_bh_*", "_local_bh_*", "add_lock_to_list*", "static_key_*", "__static_key_*", "cpus_read_*", "try_to_wake_up", "ldsem_*", "__ldsem_*", "bit_spin_*", "lock_sock*", "__lock_sock*",
         ],
@@ -103,7 +107,7 @@ pub(crate) const GROUPS: &[(Group, &[&str])] = &[
         Group::Wait,
         &[
             "schedule*", "__schedule*", "__sched_text_start", "io_schedule*", "context_switch", "__switch_to*", "preempt_schedule*", "wait_for_*",
-            "__wait_for_*", "do_wait_for_common", "__wait_on_*", "wait_on_*", "out_of_line_wait_*", "bit_wait*", "wait_woken", "wait_event*",
+            "__wait_for_*", "do_wait_for_common", "__wait_on_*", "wait_on_*", "out_of_line_wait_*", "bit_wait*", "wait_woken", "wait_event*", "__wait_rcu_gp", "process_one_work", "process_scheduled_works", "worker_thread", "kthread",
             "_cond_resched", "__cond_resched*", "cond_resched", "usleep_range*", "msleep*", "__refrigerator", "congestion_wait", "flush_work", "__flush_work*", "flush_workqueue*", "__flush_workqueue*", "drain_workqueue*", "cancel_work_sync", "__cancel_work_*", "__cancel_work*", "flush_delayed_work", "cancel_delayed_work_sync", "kthread_stop*", "__synchronize_hardirq", "synchronize_irq", "exp_funnel_lock", "rcu_barrier*", "_rcu_barrier*", "__synchronize_srcu*", "__synchronize_rcu*", "hrtimer_nanosleep", "do_nanosleep", "folio_wait_*", "__folio_lock*", "folio_lock*", "__lock_page*", "lock_page*",
         ],
     ),
@@ -112,6 +116,21 @@ pub(crate) const GROUPS: &[(Group, &[&str])] = &[
         &[
             "__list_add*", "__list_del*", "list_add*", "list_del*", "list_move*", "__list_*", "hlist_*", "__hlist_*", "rb_*", "__rb_*", "refcount_*", "__refcount_*",
             "kref_*", "kobject_*", "klist_*", "xa_*", "xas_*", "radix_tree_*", "__radix_tree_*", "idr_*", "ida_*", "timerqueue_*", "plist_*", "llist_*", "timer_*debug*", "detach_timer*", "ref_tracker_*", "rhashtable_*", "__rhashtable_*", "rht_*", "kthread_*",
+        ],
+    ),
+    (
+        Group::Core,
+        &[
+            "lock_timer_base*", "__mod_timer", "mod_timer*", "add_timer*", "del_timer*", "timer_delete*", "__timer_delete*", "try_to_del_timer*", "__try_to_del_timer*", "sk_stop_timer*", "sk_reset_timer", "work_is_static_object", "timer_is_static_object", "*flush_work*", "flush_delayed_*", "*cancel_work*", "cancel_delayed_*", "__cancel_*", "drain_workqueue", "destroy_workqueue", "*queue_work*", "*queue_delayed_work*", "insert_work", "get_work_pool",
+            "device_del", "device_add", "device_register", "device_unregister", "device_destroy", "get_device*", "put_device", "devres_release_*", "release_nodes", "sysfs_*", "kernfs_*", "usb_kill_*", "usb_poison_*", "usb_submit_urb", "usb_start_wait_urb", "usb_bulk_msg", "usb_control_msg*", "usb_internal_control_msg", "usb_interrupt_msg", "usb_free_urb", "hwrng_unregister", "proc_register", "proc_create*", "__proc_create*", "proc_mkdir*", "proc_net_mkdir",
+            "rollback_registered*", "unregister_netdevice_*", "skb_put*", "skb_push*", "skb_pull*", "__skb_pull*", "skb_trim*", "pskb_*", "__pskb_*", "kfree_skb*", "__kfree_skb*", "consume_skb", "sk_destruct", "__sk_destruct", "sk_free", "__sk_free", "sk_prot_free", "sock_put",
+            "iput*", "dput*", "fast_dput", "drop_nlink", "inc_nlink", "clear_nlink", "set_nlink", "find_lock_entries*", "truncate_*", "folio_unlock", "__folio_put*", "folio_put*", "unlock_page", "put_page", "folio_mark_dirty", "mark_buffer_dirty", "printk*", "_printk", "vprintk*", "vscnprintf", "scnprintf", "sprintf*", "vsprintf", "format_decode", "pointer", "console_*",
+        ],
+    ),
+    (
+        Group::Construct,
+        &[
+            "*list_lru_init*", "memcg_init_list_lru*", "shrinker_alloc", "shrinker_debugfs_*", "create_object", "__create_object", "sk_alloc", "sk_prot_alloc", "*alloc_skb*", "sock_alloc*", "new_inode*", "alloc_inode", "__d_alloc", "d_alloc*", "htab_map_alloc", "bpf_map_alloc*", "sget_userns", "*_alloc", "*_alloc_node", "alloc_*", "*_kzalloc", "debug_objects_mem_init", "kobject_*", "dev_set_name", "device_create*", "kmem_cache_*", "kthread_create*", "prealloc_shrinker",
         ],
     ),
 ];

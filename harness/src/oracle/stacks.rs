@@ -15,10 +15,12 @@ const FRAMES_MAX: usize = 512;
 /// What a stack is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StackKind {
-    /// Where the task is now.
+    /// Where the task is now. The function a register pointed at (`RIP:`, `pc :`) comes first, if one was printed.
     Trace,
-    /// The one frame a register pointed at (`RIP:`, `pc :`), before any stack was printed.
+    /// Only that register.
     Fault,
+    /// Where a lock came to be what it may not be: lockdep's `which became ...-safe at:`.
+    LockHistory,
     /// How a lock, an object or a queued work came to be: not where it went wrong.
     History,
 }
@@ -28,12 +30,10 @@ pub(crate) enum StackKind {
 pub(crate) struct Stack {
     /// What it is about.
     pub kind: StackKind,
-    /// Task header before it (`task:name state:D ...`), if any.
-    pub task: Option<String>,
     /// Innermost function first.
     pub frames: Vec<Frame>,
-    /// Positions in `frames` where an exception or interrupt entered (a register line inside the stack).
-    pub entries: Vec<usize>,
+    /// How many of them came from a register rather than from the unwinder.
+    pub n_registers: usize,
 }
 
 /// All stacks, in order of position; a heading without frames gives an empty stack.
@@ -42,34 +42,42 @@ pub(crate) fn read<'a>(lines: impl Iterator<Item = &'a Line<'a>>) -> Vec<Stack> 
     for line in lines {
         reader.line(&line.body);
     }
+    reader.flush_fault();
     reader.stacks
 }
 
 #[derive(Default)]
 struct Reader {
     stacks: Vec<Stack>,
+    /// The last stack still grows.
     open: bool,
+    /// Lines since its last frame that were no frames.
     foreign: usize,
-    task: Option<String>,
-    history: bool,
+    /// The first register of the report at hand, until its stack comes.
+    fault: Option<Frame>,
+    /// What is printed now tells of the past, headings or not.
+    past: bool,
 }
 
 impl Reader {
     fn line(&mut self, body: &str) {
-        if is_task_heading(body) {
-            self.task = Some(body.trim().to_string());
-            self.open = false;
-            self.history = false;
-        } else if let Some(kind) = heading(body) {
-            let kind = if self.history && kind == StackKind::Trace { StackKind::History } else { kind };
-            self.begin(kind);
+        if let Some(kind) = heading(body) {
+            if kind == StackKind::Trace && self.past {
+                self.begin(StackKind::History);
+            } else {
+                self.past = false;
+                self.begin(kind);
+            }
         } else if let Some(frame) = register_frame(body) {
             self.register(frame);
-        } else if let Some(frame) = parse_frame(body).filter(|_| self.open) {
+        } else if let Some(frame) = parse_frame(body) {
+            if !self.open {
+                self.begin(if self.past { StackKind::History } else { StackKind::Trace });
+            }
             self.push(frame);
         } else if ends_stack(body) {
             self.open = false;
-            self.history = begins_history(body);
+            self.past = begins_past(body);
         } else if self.open {
             self.foreign += 1;
             self.open = self.foreign <= FOREIGN_LINES_MAX;
@@ -77,7 +85,9 @@ impl Reader {
     }
 
     fn begin(&mut self, kind: StackKind) {
-        self.stacks.push(Stack { kind, task: self.task.take(), frames: Vec::new(), entries: Vec::new() });
+        let fault = if kind == StackKind::Trace { self.fault.take() } else { None };
+        let frames = Vec::from_iter(fault);
+        self.stacks.push(Stack { kind, n_registers: frames.len(), frames });
         self.open = true;
         self.foreign = 0;
     }
@@ -91,49 +101,51 @@ impl Reader {
         }
     }
 
+    /// Inside a stack a register tells where an interrupt or exception came in.
     fn register(&mut self, frame: Frame) {
         if !self.open {
-            self.begin(StackKind::Fault);
-            self.open = false;
+            self.fault.get_or_insert(frame);
+        } else if self.stacks.last().is_some_and(|stack| stack.kind == StackKind::Trace) {
             self.push(frame);
         } else {
-            if let Some(stack) = self.stacks.last_mut() {
-                stack.entries.push(stack.frames.len());
-            }
-            self.push(frame);
+            self.open = false;
+            self.fault.get_or_insert(frame);
+        }
+    }
+
+    fn flush_fault(&mut self) {
+        if let Some(frame) = self.fault.take() {
+            self.stacks.push(Stack { kind: StackKind::Fault, frames: vec![frame], n_registers: 1 });
         }
     }
 }
 
-fn is_task_heading(body: &str) -> bool {
-    static TASK: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"^(?:task:)?\S{1,20}\s+(?:state:)?[RSDTtXZPI]\s*(?:stack:)?\s*\d+\s+(?:pid:)?\s*\d+")
-            .expect("a constant")
-    });
-    TASK.is_match(body)
-}
-
 fn heading(body: &str) -> Option<StackKind> {
-    let body = body.trim().trim_start_matches("rcu: ");
-    let lower = body.to_ascii_lowercase();
-    if matches!(lower.as_str(), "call trace:" | "backtrace:" | "stack backtrace:" | "call trace: (nmi)")
-        || lower.starts_with("call trace:")
-        || lower.starts_with("backtrace (crc ")
-        || lower.starts_with("backtrace: ")
-    {
-        return Some(StackKind::Trace);
+    const TRACE: &[&str] = &["call trace", "backtrace:", "backtrace ("];
+    const HISTORY: &[&str] = &[
+        "allocated by task", "freed by task", "last potentially related work creation",
+        "second to last potentially related work creation", "uninit was ", "info: allocated in", "info: freed in",
+        "preemption disabled at:", "last function:", "-> #",
+    ];
+    let body = body.trim();
+    if !body.ends_with([':', '}']) && !body.contains("NMI") && !body.starts_with("backtrace (") && !body.contains(": ") {
+        return None;
     }
-    let history = lower.starts_with("allocated by task ")
-        || lower.starts_with("freed by task ")
-        || lower.starts_with("allocated:")
-        || lower.starts_with("freed:")
-        || lower.starts_with("last potentially related work creation")
-        || lower.starts_with("second to last potentially related work creation")
-        || lower.starts_with("uninit was ")
-        || lower.starts_with("-> #")
-        || lower.starts_with("info: allocated in")
-        || lower.starts_with("info: freed in");
-    history.then_some(StackKind::History)
+    let lower = body.to_ascii_lowercase();
+    if TRACE.iter().any(|heading| lower.starts_with(heading)) {
+        Some(StackKind::Trace)
+    } else if lower.contains("which became ") && lower.ends_with("-safe at:") {
+        Some(StackKind::LockHistory)
+    } else if HISTORY.iter().any(|heading| lower.starts_with(heading))
+        || lower.contains("] allocated by task")
+        || lower == "allocated:"
+        || lower == "freed:"
+        || lower.contains("which became ")
+    {
+        Some(StackKind::History)
+    } else {
+        None
+    }
 }
 
 /// A line after which what looks like a frame is no part of the stack before it.
@@ -146,29 +158,29 @@ fn ends_stack(body: &str) -> bool {
         "The buggy address",
         "Showing all locks",
         "Showing busy workqueues",
-        "Showing Blocked State",
         "Sending NMI",
         "NMI backtrace for cpu",
         "other info that might",
         "stack backtrace",
         "Kernel Offset:",
         "Rebooting in",
-        "INFO: lockdep is turned off",
         "irq event stamp",
         "hardirqs last",
         "softirqs last",
         "task:",
+        "CPU: ",
         "unreferenced object",
         "page last allocated",
         "page last free",
         "page_owner tracks",
+        "page has been",
     ];
     let body = body.trim_start();
     ENDS.iter().any(|end| body.starts_with(end))
 }
 
-/// After these lines a stack tells of the past.
-fn begins_history(body: &str) -> bool {
+/// After these lines stacks tell of the past, whatever their headings.
+fn begins_past(body: &str) -> bool {
     let body = body.trim_start();
     body.starts_with("page last") || body.starts_with("page_owner tracks")
 }
@@ -205,7 +217,7 @@ static FRAME: LazyLock<Regex> = LazyLock::new(|| {
 static ARM_FRAME: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(concat!(
         r"^\s*(?:\[<[0-9a-f]+>\]\s*)?\(?([A-Za-z_][\w.$]*)(?:\+0x([0-9a-f]+)/0x([0-9a-f]+))?(?: [^()]*)?\)? ",
-        r"from (?:\[<[0-9a-f]+>\]|[A-Za-z_])",
+        r"from (?:\[<[0-9a-f]+>\]|[A-Za-z_][\w.$]*\+0x)",
     ))
     .expect("a constant")
 });
@@ -249,7 +261,15 @@ pub(crate) fn readable(symbol: &str) -> String {
         return rust_path(&format!("{name:#}"));
     }
     let stem = symbol.split('.').next().unwrap_or(symbol);
-    stem.to_string()
+    cpp_name(stem).unwrap_or(stem).to_string()
+}
+
+/// `_Z8fakeNameiii` is `fakeName`: some drivers are C++ inside.
+fn cpp_name(symbol: &str) -> Option<&str> {
+    let rest = symbol.strip_prefix("_Z")?;
+    let n_digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    let length: usize = rest.get(..n_digits)?.parse().ok()?;
+    rest.get(n_digits..n_digits.checked_add(length)?)
 }
 
 /// `<canary::Scanner as kernel::Shrinker>::scan` and `canary::scan::<u8>` are `Scanner::scan` and `canary::scan`.

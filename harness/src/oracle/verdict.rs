@@ -29,12 +29,14 @@ pub(crate) fn report(lines: &[Line<'_>], span: &Span) -> Report {
     let blamed = blame::blamed(rule, &stacks, &sites);
     let head_func = words.get("func").map(|func| stacks::readable(func));
     let frame = match rule.blame {
-        Blame::None => None,
+        Blame::None | Blame::Untold => None,
         Blame::Head => head_func,
         _ => blamed.map(|frame| frame.function.clone()).or(head_func),
     };
     let (plain, raw) = (frame.as_deref().map(canonical), frame.clone());
-    words.insert("frame", plain.clone().unwrap_or_else(|| "corrupted".to_string()));
+    // A head line's function is where it was noticed, which is good enough for `frame` but not for a title.
+    let told = matches!(rule.blame, Blame::Head) || blamed.is_some();
+    words.insert("frame", plain.clone().filter(|_| told).unwrap_or_else(|| "corrupted".to_string()));
     let title = fill(rule.title, &words);
     let alt_titles = alt_titles(rule, &title, &mut words, raw.as_deref());
     let first = &lines[span.lines[0]];
@@ -67,11 +69,14 @@ fn words<'l>(rule_idx: usize, mut lines: impl Iterator<Item = &'l Line<'l>>) -> 
     if also.is_empty() {
         return (words, sites);
     }
+    let mut sites_end = false;
     for line in lines {
+        // Locks named from here on are those already held.
+        sites_end |= line.body.contains("already holding");
         for pattern in also {
             if let Some(hit) = pattern.captures(&line.body) {
                 collect(&mut words, pattern, &hit);
-                if let Some(func) = hit.name("func") {
+                if let Some(func) = hit.name("func").filter(|_| !sites_end) {
                     sites.push(Frame {
                         function: stacks::readable(func.as_str()),
                         symbol: func.as_str().to_string(),
@@ -82,7 +87,6 @@ fn words<'l>(rule_idx: usize, mut lines: impl Iterator<Item = &'l Line<'l>>) -> 
             }
         }
     }
-    sites.truncate(1);
     (words, sites)
 }
 
@@ -163,16 +167,23 @@ fn canonical(function: &str) -> String {
 
 /// Why the report is not whole.
 fn corrupted(rule: &Rule, title: &str, frame: Option<&str>, stacks: &[Stack]) -> Option<String> {
-    if rule.blame == Blame::None {
+    if matches!(rule.blame, Blame::None | Blame::Head) {
         return None;
     }
     if stacks.iter().all(|stack| stack.kind == StackKind::Fault) {
         return Some("no stack in the report".to_string());
     }
-    if stacks.iter().any(|stack| stack.kind == StackKind::Trace && stack.frames.is_empty()) {
-        return Some("a stack without frames".to_string());
+    let main = stacks.iter().find(|stack| stack.kind == StackKind::Trace);
+    if let Some(main) = main {
+        let unwound = &main.frames[main.n_registers..];
+        if unwound.is_empty() {
+            return Some("a stack without frames".to_string());
+        }
+        if unwound.iter().all(|frame| !frame.reliable) {
+            return Some("a stack of guesses".to_string());
+        }
     }
-    if frame.is_none() {
+    if frame.is_none() && rule.blame != Blame::Untold {
         return Some("no function to blame".to_string());
     }
     (title.contains("[ ")).then(|| "a time stamp in the title".to_string())
