@@ -13,7 +13,7 @@ const DISPATCHERS: &[&str] = &[
     "do_syscall_*", "do_fast_syscall_*", "__do_fast_syscall_*", "entry_SYSCALL*", "entry_SYSENTER*", "sysenter_*", "tracesys_phase2", "system_call*", "ret_fast_syscall", "el0_svc*", "invoke_syscall", "__invoke_syscall", "x64_sys_call",
     "process_one_work", "worker_thread", "kthread", "ret_from_fork*", "call_timer_fn", "__run_timers*", "run_timer_*", "__hrtimer_run_queues", "hrtimer_run_queues",
     "netif_receive_skb*", "__netif_receive_skb*", "process_backlog", "net_rx_action", "__napi_poll*", "__do_softirq", "do_softirq*", "handle_softirqs", "run_ksoftirqd", "smpboot_thread_fn", "irq_exit*", "__irq_exit*", "invoke_softirq", "tasklet_action*", "rcu_do_batch", "rcu_core*", "rcu_process_callbacks",
-    "start_secondary", "cpu_startup_entry", "start_kernel", "rest_init", "vfs_write", "vfs_read", "__vfs_write", "__vfs_read", "new_sync_write", "new_sync_read", "call_write_iter", "call_read_iter", "do_iter_*", "vfs_iter_*", "vfs_ioctl", "do_vfs_ioctl", "__se_sys_ioctl", "SyS_ioctl", "compat_SyS_ioctl", "ksys_ioctl", "sys_ioctl", "__x64_sys_ioctl", "__do_sys_ioctl", "__arm64_sys_ioctl", "__ia32_compat_sys_ioctl", "sock_sendmsg*", "__sock_sendmsg", "sock_recvmsg*", "sock_write_iter", "sock_read_iter", "__sys_connect", "___sys_sendmsg", "____sys_sendmsg", "__sys_sendto", "do_mmap", "mmap_region", "call_mmap", "netlink_rcv_skb", "netlink_dump", "rtnetlink_rcv_msg", "nfnetlink_rcv_msg", "__sys_setsockopt", "__sys_getsockopt", "do_sock_setsockopt", "sock_common_setsockopt", "__se_sys_setsockopt", "genl_rcv_msg", "genl_family_rcv_msg*", "do_fault*", "__do_fault", "handle_mm_fault", "__handle_mm_fault", "handle_pte_fault", "splice_direct_to_actor", "do_splice*", "exit_to_usermode_loop", "task_work_run", "do_one_initcall", "execute_in_process_context", "ioctl_*", "sock_ioctl", "tty_write", "do_loop_readv_writev", "do_readv_writev",
+    "start_secondary", "cpu_startup_entry", "start_kernel", "rest_init", "vfs_write", "vfs_read", "__vfs_write", "__vfs_read", "new_sync_write", "new_sync_read", "call_write_iter", "call_read_iter", "do_iter_*", "vfs_iter_*", "vfs_ioctl", "do_vfs_ioctl", "__se_sys_ioctl", "SyS_ioctl", "compat_SyS_ioctl", "ksys_ioctl", "sys_ioctl", "__x64_sys_ioctl", "__do_sys_ioctl", "__arm64_sys_ioctl", "__ia32_compat_sys_ioctl", "sock_sendmsg*", "__sock_sendmsg", "sock_recvmsg*", "sock_write_iter", "sock_read_iter", "__sys_connect", "___sys_sendmsg", "____sys_sendmsg", "__sys_sendto", "do_mmap", "mmap_region", "call_mmap", "netlink_rcv_skb", "netlink_dump", "rtnetlink_rcv_msg", "nfnetlink_rcv_msg", "__sys_setsockopt", "__sys_getsockopt", "do_sock_setsockopt", "sock_common_setsockopt", "__se_sys_setsockopt", "genl_rcv_msg", "genl_family_rcv_msg*", "do_fault*", "__do_fault", "handle_mm_fault", "__handle_mm_fault", "handle_pte_fault", "splice_direct_to_actor", "do_splice*", "exit_to_usermode_loop", "exit_to_user_mode_*", "syscall_exit_to_user_mode*", "arch_do_signal_or_restart", "do_signal", "task_work_run", "do_one_initcall", "execute_in_process_context", "ioctl_*", "sock_ioctl", "tty_write", "do_loop_readv_writev", "do_readv_writev",
 ];
 
 /// Interrupt entries: what stands further out is what was interrupted.
@@ -27,13 +27,16 @@ const IDLE: &[&str] = &["default_idle*", "arch_cpu_idle", "cpu_idle*", "native_s
 /// The blamed function, if the stacks give one.
 pub(crate) fn blamed<'a>(rule: &Rule, stacks: &'a [Stack], sites: &'a [Frame]) -> Option<&'a Frame> {
     match rule.blame {
-        Blame::None | Blame::Untold | Blame::Head => None,
+        Blame::None | Blame::Untold | Blame::Orphan | Blame::Head => None,
         Blame::Trace => first_of_traces(stacks, rule.skip),
-        Blame::LockSite => first(sites, rule.skip).or_else(|| first_of_traces(stacks, rule.skip)),
+        Blame::LockSite => first(sites, rule.skip)
+            .or_else(|| stacks.iter().find_map(|stack| first(&stack.frames, rule.skip)).filter(|_| !sites.is_empty()))
+            .or_else(|| first_of_traces(stacks, rule.skip)),
         Blame::LockOrder => {
             let history = stacks.iter().find(|stack| stack.kind == StackKind::LockHistory);
             history.and_then(|stack| first(&stack.frames, rule.skip)).or_else(|| first_of_traces(stacks, rule.skip))
         }
+        Blame::Overflow => traces(stacks).find_map(|stack| loops(stack, rule.skip)),
         Blame::Stall => stalled(stacks, rule.skip),
         Blame::Deadline => stuck(stacks, rule.skip).or_else(|| stalled(stacks, rule.skip)),
     }

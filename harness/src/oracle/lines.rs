@@ -16,6 +16,8 @@ pub(crate) struct Line<'a> {
     pub start: usize,
     /// Offset just past its line break.
     pub end: usize,
+    /// Whole seconds since boot, if it has a time stamp.
+    pub seconds: Option<u64>,
     /// Who printed it (`T123`, `C1`), on kernels with CONFIG_PRINTK_CALLER.
     pub caller: Option<Cow<'a, str>>,
     /// The text, leading blanks kept.
@@ -45,12 +47,12 @@ fn line(raw: &[u8], start: usize) -> Line<'_> {
     while let [b'\r', rest @ ..] = text {
         text = rest;
     }
-    let (caller, body) = strip_prefix(&text[..text.len().min(LINE_BYTES_MAX)]);
-    Line { start, end, caller: caller.map(String::from_utf8_lossy), body: String::from_utf8_lossy(body) }
+    let (seconds, caller, body) = strip_prefix(&text[..text.len().min(LINE_BYTES_MAX)]);
+    Line { start, end, seconds, caller: caller.map(String::from_utf8_lossy), body: String::from_utf8_lossy(body) }
 }
 
 /// Takes off `<6>`, `** 12 printk messages dropped **`, `[   12.345678]` and `[  T123]`.
-fn strip_prefix(text: &[u8]) -> (Option<&[u8]>, &[u8]) {
+fn strip_prefix(text: &[u8]) -> (Option<u64>, Option<&[u8]>, &[u8]) {
     let mut rest = strip_level(text);
     if let Some(after) = rest.strip_prefix(b"** ") {
         if let Some(at) = find(after, b" ** ").filter(|&at| at < 60) {
@@ -58,10 +60,8 @@ fn strip_prefix(text: &[u8]) -> (Option<&[u8]>, &[u8]) {
         }
     }
     rest = strip_prompt(rest);
-    let Some((stamp, after)) = bracketed(rest) else { return (None, rest) };
-    if !is_timestamp(stamp) {
-        return (None, rest);
-    }
+    let Some((stamp, after)) = bracketed(rest) else { return (None, None, rest) };
+    let Some(seconds) = seconds(stamp) else { return (None, None, rest) };
     rest = after;
     let mut caller = None;
     if let Some((id, after)) = bracketed(rest) {
@@ -74,7 +74,7 @@ fn strip_prefix(text: &[u8]) -> (Option<&[u8]>, &[u8]) {
             rest = after;
         }
     }
-    (caller, rest.strip_prefix(b" ").unwrap_or(rest))
+    (Some(seconds), caller, rest.strip_prefix(b" ").unwrap_or(rest))
 }
 
 fn strip_level(text: &[u8]) -> &[u8] {
@@ -92,7 +92,7 @@ fn strip_prompt(text: &[u8]) -> &[u8] {
     let Some(at) = text.iter().take(PROMPT_BYTES_MAX).position(|&byte| byte == b'[') else { return text };
     let (prompt, rest) = text.split_at(at);
     let ends = matches!(prompt.trim_ascii_end().last(), Some(b':' | b'#' | b'$' | b'>'));
-    if ends && bracketed(rest).is_some_and(|(stamp, _)| is_timestamp(stamp)) { rest } else { text }
+    if ends && bracketed(rest).is_some_and(|(stamp, _)| seconds(stamp).is_some()) { rest } else { text }
 }
 
 /// `[inside]rest`, with a short inside.
@@ -102,9 +102,13 @@ fn bracketed(text: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&after[..at], &after[at + 1..]))
 }
 
-fn is_timestamp(text: &[u8]) -> bool {
-    let text = text.trim_ascii_start();
-    text.contains(&b'.') && text.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.')
+/// Whole seconds of a time stamp's inside.
+fn seconds(stamp: &[u8]) -> Option<u64> {
+    let (whole, fraction) = std::str::from_utf8(stamp).ok()?.trim_start().split_once('.')?;
+    if fraction.is_empty() || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    whole.parse().ok()
 }
 
 fn find(text: &[u8], needle: &[u8]) -> Option<usize> {

@@ -13,6 +13,8 @@ use super::skip::Group::{self, Access, Construct, Core, Lock, Memory, Object, Re
 pub(crate) enum Blame {
     /// Nowhere: the title says it all.
     None,
+    /// Nowhere: the report that this one speaks of is not on the console.
+    Orphan,
     /// First function of the main stack that is not skipped; failing that the one the head line names.
     Trace,
     /// Nowhere either, but a whole report has a stack.
@@ -23,6 +25,8 @@ pub(crate) enum Blame {
     LockOrder,
     /// The function that loops: what a known dispatcher called.
     Stall,
+    /// The same for a stack that ran over: no interrupt is needed to show it.
+    Overflow,
     /// Where a user-visible operation is stuck, over all tasks shown.
     Deadline,
     /// The head line names it for good.
@@ -48,6 +52,12 @@ pub(crate) struct Rule {
     pub also: &'static [&'static str],
     /// Rules whose reports this one is the continuation of; `*`: any.
     pub echo_of: &'static [&'static str],
+    /// How many lines into the other report it may come; 0: anywhere.
+    pub echo_lines: usize,
+    /// Title when a word of the usual one is missing; empty: the usual one, with what is there.
+    pub fallback: &'static str,
+    /// Without a function to blame the title has no ` in ...` at all.
+    pub bare: bool,
     /// Lines of other callers (another CPU's backtrace) belong to it too.
     pub all_callers: bool,
 }
@@ -61,13 +71,20 @@ const RULE: Rule = Rule {
     skip: COMMON,
     also: &[],
     echo_of: &[],
+    echo_lines: 0,
+    fallback: "",
+    bare: false,
     all_callers: false,
 };
 
 const COMMON: &[Group] = &[Reporting, Trap, Access, Memory, Lock, Object, Core];
 const ALL: &[Group] = &[Reporting, Trap, Access, Memory, Lock, Wait, Object, Core];
+const NOTED: &[Group] = &[Reporting, Trap];
 const LOCKS: &[Group] = &[Reporting, Trap, Access, Memory, Lock, Wait];
 const LEAK: &[Group] = &[Reporting, Memory, Construct, Access];
+
+/// Lines between what lib/ says of an object and the BUG or WARNING that it then raises.
+const PREAMBLE_LINES: usize = 8;
 
 /// `func+0x12/0x34`, the offset optional; group `func`.
 macro_rules! func {
@@ -102,8 +119,9 @@ pub(crate) const RULES: &[Rule] = &[
     },
     Rule {
         name: "kasan",
-        head: concat!(r"BUG: KASAN: (?P<what>[a-z\-]+) (?:in|on) ", func!()),
+        head: concat!(r"BUG: KASAN: (?P<tail>(?P<what>[a-z\-]+) in ", func!(), r"(?: at addr [0-9a-f]+)?)"),
         title: "KASAN: {what} {access} in {frame}",
+        fallback: "KASAN: {tail}",
         alts: &["bad-access in {frame}"],
         also: &[ACCESS],
         ..RULE
@@ -113,6 +131,7 @@ pub(crate) const RULES: &[Rule] = &[
         head: r"BUG: KASAN: (?P<what>[a-z\-]+) (?:in|on) ",
         title: "KASAN: {what} {access} in {frame}",
         alts: &["bad-access in {frame}"],
+        bare: true,
         also: &[ACCESS],
         ..RULE
     },
@@ -204,12 +223,14 @@ pub(crate) const RULES: &[Rule] = &[
         also: &[AT],
         skip: LOCKS,
         echo_of: &["lockdep-state"],
+        echo_lines: PREAMBLE_LINES,
         ..RULE
     },
     Rule {
         name: "lockdep-wait-context",
         head: r"\[ BUG: Invalid wait context \]",
-        title: "BUG: Invalid wait context in {frame}",
+        title: "WARNING: locking bug in {frame}",
+        alts: &["BUG: Invalid wait context in {frame}"],
         skip: LOCKS,
         ..RULE
     },
@@ -225,8 +246,7 @@ pub(crate) const RULES: &[Rule] = &[
         head: r"(?P<word>BUG|WARNING): bad unlock balance detected",
         title: "{word}: bad unlock balance in {frame}",
         skip: LOCKS,
-        blame: Blame::LockSite,
-        also: &[AT],
+        blame: Blame::LockOrder,
         ..RULE
     },
     Rule {
@@ -292,6 +312,7 @@ pub(crate) const RULES: &[Rule] = &[
         name: "preemptible",
         head: r"BUG: using (?P<what>\S+) in preemptible",
         title: "BUG: using {what} in preemptible code in {frame}",
+        skip: NOTED,
         ..RULE
     },
     Rule {
@@ -382,6 +403,7 @@ pub(crate) const RULES: &[Rule] = &[
         title: "BUG: corrupted list in {frame}",
         alts: &["bad-access in {frame}"],
         echo_of: &["list"],
+        echo_lines: PREAMBLE_LINES,
         ..RULE
     },
     Rule {
@@ -390,6 +412,7 @@ pub(crate) const RULES: &[Rule] = &[
         title: "WARNING: refcount bug in {frame}",
         skip: COMMON,
         echo_of: &["refcount"],
+        echo_lines: PREAMBLE_LINES,
         ..RULE
     },
     Rule {
@@ -398,6 +421,7 @@ pub(crate) const RULES: &[Rule] = &[
         title: "WARNING: ODEBUG bug in {frame}",
         skip: COMMON,
         echo_of: &["odebug"],
+        echo_lines: PREAMBLE_LINES,
         ..RULE
     },
     Rule {
@@ -429,6 +453,8 @@ pub(crate) const RULES: &[Rule] = &[
     },
     Rule {
         name: "warning",
+        echo_of: &["rcu-stall"],
+        echo_lines: 4,
         head: concat!(r"WARNING: CPU: \d+ PID: -?\d+ at (?P<site>\S+)(?: ", func!(), ")?"),
         title: "WARNING in {frame}",
         skip: COMMON,
@@ -454,6 +480,7 @@ pub(crate) const RULES: &[Rule] = &[
         head: r"kernel BUG at mm/usercopy\.c|usercopy: Kernel memory (?:exposure|overwrite) attempt",
         title: "BUG: bad usercopy in {frame}",
         echo_of: &["usercopy"],
+        echo_lines: PREAMBLE_LINES,
         ..RULE
     },
     Rule {
@@ -465,8 +492,15 @@ pub(crate) const RULES: &[Rule] = &[
     },
     // Memory management state.
     Rule {
+        name: "bad-page-map",
+        head: r"BUG: Bad page map",
+        title: "BUG: Bad page map in {frame}",
+        bare: true,
+        ..RULE
+    },
+    Rule {
         name: "bad-page",
-        head: r"BUG: Bad page (?P<what>state|map|cache)",
+        head: r"BUG: Bad page (?P<what>state|cache)",
         title: "BUG: Bad page {what} in {frame}",
         ..RULE
     },
@@ -481,6 +515,7 @@ pub(crate) const RULES: &[Rule] = &[
         name: "object-free",
         head: r"BUG \S+ .*: Object already free",
         title: "BUG: Object already free in {frame}",
+        bare: true,
         ..RULE
     },
     Rule {
@@ -501,6 +536,8 @@ pub(crate) const RULES: &[Rule] = &[
         head: r"^BUG: memory leak|^unreferenced object 0x[0-9a-f]+",
         title: "memory leak in {frame}",
         skip: LEAK,
+        echo_of: &["leak"],
+        echo_lines: 1,
         ..RULE
     },
     // Faults.
@@ -509,7 +546,7 @@ pub(crate) const RULES: &[Rule] = &[
         head: r"BUG: (?:\w+ )?stack guard page was hit",
         title: "BUG: stack guard page was hit in {frame}",
         alts: &["stack-overflow in {frame}"],
-        blame: Blame::Stall,
+        blame: Blame::Overflow,
         skip: ALL,
         ..RULE
     },
@@ -617,8 +654,16 @@ pub(crate) const RULES: &[Rule] = &[
         head: r"Kernel panic - not syncing: corrupted stack end detected inside scheduler",
         title: "kernel panic: corrupted stack end in {frame}",
         alts: &["stack-overflow in {frame}"],
-        blame: Blame::Stall,
+        blame: Blame::Overflow,
         skip: ALL,
+        ..RULE
+    },
+    Rule {
+        name: "panic-orphan",
+        head: r"Kernel panic - not syncing: (?:kernel: )?(?P<what>panic_on_warn set|Fatal exception(?: in interrupt)?|Oops: Fatal exception|hung_task: blocked tasks|softlockup: hung tasks)(?: \.\.\.)?",
+        title: "kernel panic: {what}",
+        blame: Blame::Orphan,
+        echo_of: &["*"],
         ..RULE
     },
     Rule {

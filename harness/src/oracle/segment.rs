@@ -12,6 +12,8 @@ use super::{
 const SPAN_LINES_MAX: usize = 2000;
 /// How far behind its cause an echo (`Oops:`, `Kernel panic`) may come.
 const ECHO_LINES_MAX: usize = 600;
+/// Early consoles print the boot's first messages twice, banner included: only later than this is it a reboot.
+const SETTLED_SECONDS: u64 = 5;
 
 /// The lines of one report.
 #[derive(Debug)]
@@ -38,15 +40,16 @@ struct Segmenter<'a> {
     spans: Vec<Span>,
     /// The report each caller is in the middle of.
     open: HashMap<Option<&'a str>, usize>,
-    /// Boot banners seen.
-    boots: usize,
+    /// The kernel has been up for longer than consoles take to replay a boot's messages.
+    settled: bool,
 }
 
 impl<'a> Segmenter<'a> {
     fn line(&mut self, line_idx: usize, line: &'a Line<'_>) {
+        self.settled |= line.seconds.is_some_and(|seconds| seconds >= SETTLED_SECONDS);
         let caller = line.caller.as_deref();
         let own = self.home(caller);
-        if let Some(rule_idx) = rules::of_line(&line.body).filter(|&idx| self.counts(idx, &line.body, line_idx)) {
+        if let Some(rule_idx) = rules::of_line(&line.body).filter(|&idx| self.counts(idx)) {
             if !self.is_echo(rule_idx, own, line_idx) {
                 self.open.insert(caller, self.spans.len());
                 self.spans.push(Span { rule_idx, lines: vec![line_idx], panicked: is_panic(&line.body) });
@@ -72,21 +75,18 @@ impl<'a> Segmenter<'a> {
         }
     }
 
-    /// A boot banner tells of a reboot only when the console has shown one before.
-    fn counts(&mut self, rule_idx: usize, body: &str, _line_idx: usize) -> bool {
-        if RULES[rule_idx].name != "reboot" {
-            return true;
-        }
-        self.boots += usize::from(body.starts_with("Linux version"));
-        self.boots > 1 && body.starts_with("Linux version")
+    /// A boot banner tells of a reboot only when the kernel was up before.
+    fn counts(&mut self, rule_idx: usize) -> bool {
+        RULES[rule_idx].name != "reboot" || std::mem::take(&mut self.settled)
     }
 
     /// Is the line the continuation of a report already begun?
     fn is_echo(&self, rule_idx: usize, own: Option<usize>, line_idx: usize) -> bool {
         let Some(span) = own.or(self.spans.len().checked_sub(1)).map(|idx| &self.spans[idx]) else { return false };
-        let cause = RULES[span.rule_idx].name;
+        let (cause, rule) = (RULES[span.rule_idx].name, &RULES[rule_idx]);
         let near = span.lines.last().is_some_and(|&last| line_idx - last <= ECHO_LINES_MAX);
-        near && RULES[rule_idx].echo_of.iter().any(|&name| name == "*" || name == cause)
+        let near = near && (rule.echo_lines == 0 || span.lines.len() <= rule.echo_lines);
+        near && rule.echo_of.iter().any(|&name| name == "*" || name == cause)
     }
 }
 

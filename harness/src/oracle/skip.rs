@@ -33,7 +33,7 @@ pub(crate) const GROUPS: &[(Group, &[&str])] = &[
         Group::Reporting,
         &[
             "dump_stack*", "__dump_stack", "show_stack*", "dump_backtrace*", "unwind_backtrace", "show_regs*",
-            "show_trace*", "print_*", "__print_*", "panic*", "vpanic", "__warn*", "warn_slowpath*", "warn_alloc",
+            "show_trace*", "print_*", "__print_*", "panic*", "vpanic", "check_panic_on_warn", "warn_bogus_irq_restore", "try_invoke_on_locked_down_task", "__warn*", "warn_slowpath*", "warn_alloc",
             "report_bug*", "__report_bug", "handle_bug*", "fixup_bug*", "nmi_cpu_backtrace*", "nmi_trigger_*",
             "arch_trigger_*", "trigger_*_cpu_backtrace", "*lockdep_rcu_suspicious", "debug_show_*",
             "check_preemption_disabled", "debug_smp_processor_id", "__this_cpu_preempt_check", "___might_sleep", "__might_sleep*", "__might_resched", "__might_fault",
@@ -100,7 +100,7 @@ pub(crate) const GROUPS: &[(Group, &[&str])] = &[
             "mutex_*", "__mutex_*", "ww_mutex_*", "down*", "__down*", "up*_read", "up*_write", "up", "__up*", "rwsem_*", "rwlock_*", "percpu_down_*", "percpu_up_*", "__percpu_*_read", "__percpu_rwsem_*", "percpu_rwsem_*",
             "lock_acquire*", "__lock_acquire*", "lock_release*", "__lock_release*", "lock_downgrade", "__lock_*acquired", "lock_contended", "lock_is_held*", "lockdep_*", "check_noncircular", "check_prev*_add", "check_irq_usage*", "check_deadlock", "check_wait_context", "check_flags*", "reacquire_held_locks", "hlock_class", "call_rwsem_*", "tty_ldisc_lock*", "validate_chain*", "mark_lock*", "mark_usage",
             "mark_held_locks", "register_lock_class*", "look_up_lock_class", "assign_lock_key", "rt_mutex_*", "__rt_mutex*", "rt_spin_*", "rt_read_*", "rt_write_*", "seqcount_*", "read_seq*", "write_seq*", "do_write_seq*", "__wake_up*", "wake_up*", "prepare_to_wait*", "finish_wait", "add_wait_queue*", "remove_wait_queue",
-            "rcu_lock_*", "rcu_read_*", "__rcu_read_*", "srcu_*", "__srcu_*", "trace_hardirqs_*", "trace_softirqs_*", "__trace_hardirqs_*", "hardirqs_*", "preempt_*", "preempt_count_*", "__local_bh_*", "local_bh_*", "_local_bh_*", "add_lock_to_list*", "static_key_*", "__static_key_*", "cpus_read_*", "try_to_wake_up", "ldsem_*", "__ldsem_*", "bit_spin_*", "lock_sock*", "__lock_sock*",
+            "rcu_lock_*", "rcu_read_*", "__rcu_read_*", "srcu_*", "__srcu_*", "trace_hardirqs_*", "trace_softirqs_*", "__trace_hardirqs_*", "hardirqs_*", "preempt_*", "preempt_count_*", "__local_bh_*", "local_bh_*", "_local_bh_*", "add_lock_to_list*", "static_key_*", "__static_key_*", "cpus_read_*", "try_to_wake_up", "ldsem_*", "__ldsem_*", "bit_spin_*", "lock_sock*", "__lock_sock*", "release_sock",
         ],
     ),
     (
@@ -115,16 +115,16 @@ pub(crate) const GROUPS: &[(Group, &[&str])] = &[
         Group::Object,
         &[
             "__list_add*", "__list_del*", "list_add*", "list_del*", "list_move*", "__list_*", "hlist_*", "__hlist_*", "rb_*", "__rb_*", "refcount_*", "__refcount_*",
-            "kref_*", "kobject_*", "klist_*", "xa_*", "xas_*", "radix_tree_*", "__radix_tree_*", "idr_*", "ida_*", "timerqueue_*", "plist_*", "llist_*", "timer_*debug*", "detach_timer*", "ref_tracker_*", "rhashtable_*", "__rhashtable_*", "rht_*", "kthread_*",
+            "kref_*", "kobject_*", "klist_*", "xa_*", "xas_*", "radix_tree_*", "__radix_tree_*", "idr_*", "ida_*", "plist_*", "llist_*", "timer_*debug*", "detach_timer*", "ref_tracker_*", "rhashtable_*", "__rhashtable_*", "rht_*", "kthread_*",
         ],
     ),
     (
         Group::Core,
         &[
             "lock_timer_base*", "__mod_timer", "mod_timer*", "add_timer*", "del_timer*", "timer_delete*", "__timer_delete*", "try_to_del_timer*", "__try_to_del_timer*", "sk_stop_timer*", "sk_reset_timer", "work_is_static_object", "timer_is_static_object", "*flush_work*", "flush_delayed_*", "*cancel_work*", "cancel_delayed_*", "__cancel_*", "drain_workqueue", "destroy_workqueue", "*queue_work*", "*queue_delayed_work*", "insert_work", "get_work_pool",
-            "device_del", "device_add", "device_register", "device_unregister", "device_destroy", "get_device*", "put_device", "devres_release_*", "release_nodes", "sysfs_*", "kernfs_*", "usb_kill_*", "usb_poison_*", "usb_submit_urb", "usb_start_wait_urb", "usb_bulk_msg", "usb_control_msg*", "usb_internal_control_msg", "usb_interrupt_msg", "usb_free_urb", "hwrng_unregister", "proc_register", "proc_create*", "__proc_create*", "proc_mkdir*", "proc_net_mkdir",
+            "device_del", "device_remove_*", "device_release", "dpm_sysfs_*", "cleanup_srcu_struct", "device_add", "device_register", "device_unregister", "device_destroy", "get_device*", "put_device", "devres_release_*", "release_nodes", "sysfs_*", "kernfs_*", "usb_kill_*", "usb_poison_*", "usb_submit_urb", "usb_start_wait_urb", "usb_bulk_msg", "usb_control_msg*", "usb_internal_control_msg", "usb_interrupt_msg", "usb_free_urb", "hwrng_unregister", "proc_register", "proc_create*", "__proc_create*", "proc_mkdir*", "proc_net_mkdir",
             "rollback_registered*", "unregister_netdevice_*", "skb_put*", "skb_push*", "skb_pull*", "__skb_pull*", "skb_trim*", "pskb_*", "__pskb_*", "kfree_skb*", "__kfree_skb*", "consume_skb", "sk_destruct", "__sk_destruct", "sk_free", "__sk_free", "sk_prot_free", "sock_put",
-            "iput*", "dput*", "fast_dput", "drop_nlink", "inc_nlink", "clear_nlink", "set_nlink", "find_lock_entries*", "truncate_*", "folio_unlock", "__folio_put*", "folio_put*", "unlock_page", "put_page", "folio_mark_dirty", "mark_buffer_dirty", "printk*", "_printk", "vprintk*", "vscnprintf", "scnprintf", "sprintf*", "vsprintf", "format_decode", "pointer", "console_*",
+            "iput*", "dput*", "fast_dput", "drop_nlink", "inc_nlink", "clear_nlink", "set_nlink", "find_lock_entries*", "truncate_*", "folio_unlock", "__folio_put*", "folio_put*", "unlock_page", "put_page", "folio_mark_dirty", "mark_buffer_dirty", "printk*", "_printk", "vprintk*", "vscnprintf", "va_format", "scnprintf", "sprintf*", "vsprintf", "format_decode", "pointer", "console_*",
         ],
     ),
     (

@@ -19,7 +19,7 @@ pub(crate) enum StackKind {
     Trace,
     /// Only that register.
     Fault,
-    /// Where a lock came to be what it may not be: lockdep's `which became ...-safe at:`.
+    /// Where lockdep says it happened: `which became ...-safe at:`, `is trying to release lock (..) at:`.
     LockHistory,
     /// How a lock, an object or a queued work came to be: not where it went wrong.
     History,
@@ -57,10 +57,16 @@ struct Reader {
     fault: Option<Frame>,
     /// What is printed now tells of the past, headings or not.
     past: bool,
+    /// On 32-bit arm each line names a function and its caller: the caller of the last line has none of its own.
+    caller: Option<Frame>,
 }
 
 impl Reader {
     fn line(&mut self, body: &str) {
+        if self.caller.is_some() && !body.contains(" from ") && !is_exception_dump(body) {
+            let outermost = self.caller.take();
+            outermost.into_iter().for_each(|frame| self.push(frame));
+        }
         if let Some(kind) = heading(body) {
             if kind == StackKind::Trace && self.past {
                 self.begin(StackKind::History);
@@ -75,6 +81,7 @@ impl Reader {
                 self.begin(if self.past { StackKind::History } else { StackKind::Trace });
             }
             self.push(frame);
+            self.caller = arm_caller(body);
         } else if ends_stack(body) {
             self.open = false;
             self.past = begins_past(body);
@@ -114,6 +121,8 @@ impl Reader {
     }
 
     fn flush_fault(&mut self) {
+        let outermost = self.caller.take();
+        outermost.into_iter().for_each(|frame| self.push(frame));
         if let Some(frame) = self.fault.take() {
             self.stacks.push(Stack { kind: StackKind::Fault, frames: vec![frame], n_registers: 1 });
         }
@@ -134,7 +143,9 @@ fn heading(body: &str) -> Option<StackKind> {
     let lower = body.to_ascii_lowercase();
     if TRACE.iter().any(|heading| lower.starts_with(heading)) {
         Some(StackKind::Trace)
-    } else if lower.contains("which became ") && lower.ends_with("-safe at:") {
+    } else if (lower.contains("which became ") && lower.ends_with("-safe at:"))
+        || (lower.contains("trying to release lock") && lower.ends_with(" at:"))
+    {
         Some(StackKind::LockHistory)
     } else if HISTORY.iter().any(|heading| lower.starts_with(heading))
         || lower.contains("] allocated by task")
@@ -233,6 +244,22 @@ pub(crate) fn parse_frame(body: &str) -> Option<Frame> {
     }
     let hit = ARM_FRAME.captures(body)?;
     Some(frame(hit.get(1)?.as_str(), hit.get(2), hit.get(3), None, true))
+}
+
+fn arm_caller(body: &str) -> Option<Frame> {
+    let (_, caller) = body.split_once(" from ")?;
+    let caller = caller.split_once('(').map_or(caller, |(_, inside)| inside);
+    FRAME.captures(caller).and_then(|hit| {
+        Some(frame(hit.get(2)?.as_str(), hit.get(3), hit.get(4), hit.get(5), true))
+    })
+}
+
+/// `Exception stack(0x.. to 0x..)` and its rows of words stand between two lines of an arm stack.
+fn is_exception_dump(body: &str) -> bool {
+    let body = body.trim_start();
+    body.starts_with("Exception stack") || body.split_once(": ").is_some_and(|(row, _)| {
+        (3..=8).contains(&row.len()) && row.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
 }
 
 fn frame(

@@ -29,15 +29,17 @@ pub(crate) fn report(lines: &[Line<'_>], span: &Span) -> Report {
     let blamed = blame::blamed(rule, &stacks, &sites);
     let head_func = words.get("func").map(|func| stacks::readable(func));
     let frame = match rule.blame {
-        Blame::None | Blame::Untold => None,
+        Blame::None | Blame::Untold | Blame::Orphan => None,
         Blame::Head => head_func,
         _ => blamed.map(|frame| frame.function.clone()).or(head_func),
     };
     let (plain, raw) = (frame.as_deref().map(canonical), frame.clone());
     // A head line's function is where it was noticed, which is good enough for `frame` but not for a title.
     let told = matches!(rule.blame, Blame::Head) || blamed.is_some();
+    let tail = words.get("tail").map(|tail| without_offsets(tail));
+    tail.map(|tail| words.insert("tail", tail));
     words.insert("frame", plain.clone().filter(|_| told).unwrap_or_else(|| "corrupted".to_string()));
-    let title = fill(rule.title, &words);
+    let title = title(rule, &words, told);
     let alt_titles = alt_titles(rule, &title, &mut words, raw.as_deref());
     let first = &lines[span.lines[0]];
     let last = &lines[span.lines[span.lines.len() - 1]];
@@ -71,8 +73,8 @@ fn words<'l>(rule_idx: usize, mut lines: impl Iterator<Item = &'l Line<'l>>) -> 
     }
     let mut sites_end = false;
     for line in lines {
-        // Locks named from here on are those already held.
-        sites_end |= line.body.contains("already holding");
+        // Locks named from here on are all that the task holds.
+        sites_end |= line.body.starts_with("other info that");
         for pattern in also {
             if let Some(hit) = pattern.captures(&line.body) {
                 collect(&mut words, pattern, &hit);
@@ -96,6 +98,26 @@ fn collect(words: &mut Words<'static>, pattern: &'static Regex, hit: &Captures<'
             words.entry(name).or_insert_with(|| value.as_str().to_string());
         }
     }
+}
+
+fn title(rule: &Rule, words: &Words<'_>, told: bool) -> String {
+    let lacks = |template: &str| {
+        template.split('{').skip(1).any(|part| part.split_once('}').is_some_and(|(name, _)| !words.contains_key(name)))
+    };
+    if !rule.fallback.is_empty() && lacks(rule.title) {
+        return fill(rule.fallback, words);
+    }
+    if rule.bare && !told {
+        return fill(rule.title.split(" in {frame}").next().unwrap_or(rule.title), words);
+    }
+    fill(rule.title, words)
+}
+
+/// `func.part.1+0x12/0x34` is `func.part.1`.
+fn without_offsets(text: &str) -> String {
+    static OFFSETS: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"\+0x[0-9a-f]+/0x[0-9a-f]+").expect("a constant"));
+    OFFSETS.replace_all(text, "").into_owned()
 }
 
 /// Fills a title and takes out what differs from run to run.
@@ -170,7 +192,10 @@ fn corrupted(rule: &Rule, title: &str, frame: Option<&str>, stacks: &[Stack]) ->
     if matches!(rule.blame, Blame::None | Blame::Head) {
         return None;
     }
-    if stacks.iter().all(|stack| stack.kind == StackKind::Fault) {
+    if rule.blame == Blame::Orphan {
+        return Some("the report before the panic is missing".to_string());
+    }
+    if stacks.iter().all(|stack| stack.kind != StackKind::Trace) {
         return Some("no stack in the report".to_string());
     }
     let main = stacks.iter().find(|stack| stack.kind == StackKind::Trace);
