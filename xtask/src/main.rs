@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask …`: the one command line. Parse, match, hand over; each subcommand is one file.
 
+mod accel;
+mod apt;
 mod config;
+mod doctor;
 mod exit;
+mod lock;
 mod matrix;
 mod paths;
 mod proc;
+mod setup;
+mod tools;
 
 use clap::{Parser, Subcommand};
 
@@ -20,7 +26,12 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    /// Say what is missing or slow on this machine, and the mend.
+    Doctor(doctor::Args),
+    /// Install what is missing.
+    Setup(setup::Args),
+}
 
 fn main() -> std::process::ExitCode {
     exit::code_of(|| match Cli::try_parse() {
@@ -30,5 +41,8 @@ fn main() -> std::process::ExitCode {
 }
 
 fn dispatch(command: Command) -> Outcome {
-    match command {}
+    match command {
+        Command::Doctor(args) => doctor::run(args),
+        Command::Setup(args) => setup::run(args),
+    }
 }

@@ -3,8 +3,10 @@
 
 use std::{
     env,
+    ffi::OsStr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context, Result, bail};
@@ -39,6 +41,13 @@ pub fn read(command: Cmd<'_>) -> Result<String> {
     }
     let both = [output.stdout, output.stderr].concat();
     bail!("`{text}` failed ({}):\n{}", output.status, tail(&String::from_utf8_lossy(&both)))
+}
+
+/// A command for a program that is killed when we die, however we die.
+pub fn dies_with_us(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
 }
 
 /// The last lines of a text, those that an error should carry.

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask fuzz`: the main job. Does all its own set-up, fuzzes, prints a line a second and a summary.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use abi::layout::canary;
+use anyhow::{Context, Result};
+use clap::Args;
+use fuzz::{
+    config::{BatchSize, CampaignConfig, Reduce},
+    guests::{Guests, Provenance},
+    status::{CampaignEnd, Event, Summary},
+};
+use harness::{
+    epoch::{Epoch, EpochOutcome},
+    guest::{BASE_APPEND, Execution},
+    oracle,
+    pool::Pool,
+    program::Schedule,
+};
+
+use crate::{
+    exit::{Exit, Outcome},
+    guest::Machine,
+    prepare::{self, MachineArgs, Prepared},
+    usage,
+};
+
+/// Wall time an epoch aims at: long against the half second it takes to start one.
+const EPOCH_AIM: Duration = Duration::from_secs(6);
+/// Every so many epochs one ends with a scan for leaked memory.
+const LEAK_SCAN_EVERY: u64 = 16;
+/// Schedules a deterministic campaign mixes.
+const SCHEDULES: [Schedule; 2] = [Schedule { vcpus: 4, shift: 3 }, Schedule { vcpus: 2, shift: 3 }];
+
+/// Options of `fuzz`.
+#[derive(Debug, Args)]
+pub struct FuzzArgs {
+    #[command(flatten)]
+    machine: MachineArgs,
+    /// How long to fuzz, e.g. 90s, 5m, 8h; 0 for no end
+    #[arg(long, default_value = "10m", value_parser = humantime::parse_duration)]
+    time: Duration,
+    /// Seed of every choice
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Arm a canary: use-after-free, double-free, lock-inversion, atomic-sleep, hang, leak
+    #[arg(long, value_name = "KIND")]
+    canary: Option<String>,
+    /// Campaign folder; resumed when it exists [default: campaign/INSTANCE, or a folder of its own for patched,
+    /// canary and special-boot campaigns]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Begin anew: the old campaign folder is moved aside
+    #[arg(long)]
+    fresh: bool,
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// When the machine cannot be made ready or the campaign folder cannot be used.
+pub fn run(args: &FuzzArgs) -> Outcome {
+    let canary = args.canary.as_deref().map(canary_kind).transpose()?.unwrap_or(0);
+    let prepared = prepare::prepare(&args.machine)?;
+    let dir = args.dir.clone().unwrap_or_else(|| default_dir(args));
+    if args.fresh {
+        move_aside(&dir)?;
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let on_signal = Arc::clone(&stop);
+    ctrlc::set_handler(move || {
+        // The first asks for a clean end, the second insists.
+        if on_signal.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    })
+    .context("cannot handle Ctrl-C")?;
+    let mut guests = PoolGuests { pool: prepared.pool()?, machine: prepared.machine.clone() };
+    announce(&prepared, &dir, args);
+    let judge = |console: &[u8]| oracle::judge(console);
+    let deterministic = prepared.execution == Execution::Deterministic;
+    let config = CampaignConfig {
+        dir,
+        instance: args.machine.instance.clone(),
+        seed: args.seed,
+        time_max: (!args.time.is_zero()).then_some(args.time),
+        execs_max: None,
+        stop: &stop,
+        schedules: if deterministic { SCHEDULES.to_vec() } else { vec![SCHEDULES[0]] },
+        jobs: prepared.jobs,
+        batch: BatchSize::Aim(EPOCH_AIM),
+        canary,
+        leak_scan_every: if canary == canary::LEAK { 1 } else { LEAK_SCAN_EVERY },
+        reduce: if deterministic { Reduce::Batch } else { Reduce::Never },
+        judge: &judge,
+    };
+    let summary = fuzz::run(config, &mut guests, &mut print_event)?;
+    Ok(finish(&prepared, &summary))
+}
+
+/// The number of a canary by its name.
+///
+/// # Errors
+/// When there is none of that name; says which there are.
+pub fn canary_kind(name: &str) -> Result<u32> {
+    canary::NAMES
+        .iter()
+        .position(|known| *known == name)
+        .map(|idx| idx as u32 + 1)
+        .ok_or_else(|| usage!("no canary is called `{name}`; there are {}", canary::NAMES.join(", ")))
+}
+
+/// One folder for each kind of campaign, so that none resumes another's corpus and findings.
+fn default_dir(args: &FuzzArgs) -> PathBuf {
+    let machine = &args.machine;
+    let mut name = machine.instance.clone();
+    let special = (&machine.linux, &machine.patch, &machine.append, &args.canary);
+    if special != (&None, &Vec::new(), &String::new(), &None) {
+        let hash = blake3::hash(format!("{special:?}").as_bytes()).to_hex();
+        name = format!("{name}-{}{}", args.canary.as_deref().map_or(String::new(), |c| format!("{c}-")), &hash[..8]);
+    }
+    if machine.engine == prepare::Engine::Par {
+        name.push_str("-par");
+    }
+    PathBuf::from("campaign").join(name)
+}
+
+fn move_aside(dir: &PathBuf) -> Result<()> {
+    let aside = (1..).map(|n| dir.with_extension(format!("old{n}"))).find(|aside| !aside.exists());
+    match (dir.exists(), aside) {
+        (true, Some(aside)) => {
+            std::fs::rename(dir, &aside).with_context(|| format!("cannot move {} aside", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn announce(prepared: &Prepared, dir: &std::path::Path, args: &FuzzArgs) {
+    let engine = match prepared.execution {
+        Execution::Deterministic => "deterministic (TCG, icount)",
+        Execution::Threads => "parallel (multi-threaded TCG)",
+        Execution::Kvm => "parallel (KVM)",
+    };
+    println!(
+        "fuzzing {}: seed {}, {} guest(s), {engine}, {}",
+        args.machine.instance,
+        args.seed,
+        prepared.jobs,
+        dir.display()
+    );
+    println!("ready after: {}", prepare::phases_text(&prepared.phases));
+}
+
+fn print_event(event: Event) {
+    match event {
+        Event::Status(status) => println!("{status}"),
+        Event::NewFinding(note) => println!("FINDING {} -> {}", note.title, note.dir.display()),
+        Event::Reduced(note) => {
+            println!("reduced to {} program(s): {} -> {}", note.n_programs, note.title, note.dir.display());
+        }
+        Event::Infrastructure { end, in_a_row } => eprintln!("infrastructure ({in_a_row} in a row): {end:?}"),
+        Event::Warning(text) => eprintln!("warning: {text}"),
+    }
+}
+
+fn finish(prepared: &Prepared, summary: &Summary) -> Exit {
+    println!("\n{}", summary.status);
+    println!("before fuzzing: {}", prepare::phases_text(&prepared.phases));
+    println!("fuzzing: {}", prepare::phases_text(&summary.phases));
+    for note in &summary.findings {
+        println!(
+            "{:>5}x {} (first after {} s, {} programs)\n       cargo xtask repro {}",
+            note.count,
+            note.title,
+            note.first_seen.as_secs(),
+            note.execs,
+            note.dir.display()
+        );
+    }
+    if summary.findings.is_empty() {
+        println!("no findings");
+    }
+    match summary.end {
+        CampaignEnd::Infrastructure => Exit::Infra,
+        _ if !summary.findings.is_empty() => Exit::Finding,
+        _ => Exit::Pass,
+    }
+}
+
+/// The pool as the campaign wants it.
+pub struct PoolGuests {
+    /// The guests.
+    pub pool: Pool,
+    /// What they are.
+    pub machine: Machine,
+}
+
+impl Guests for PoolGuests {
+    fn submit(&mut self, epoch: Epoch) -> Result<()> {
+        self.pool.submit(epoch);
+        Ok(())
+    }
+
+    fn next(&mut self, wait: Duration) -> Result<Option<EpochOutcome>> {
+        Ok(self.pool.next(wait))
+    }
+
+    fn cancel(&mut self) {
+        self.pool.cancel();
+    }
+
+    fn provenance(&self, schedule: Schedule) -> Provenance {
+        let execution = self.pool.config().execution;
+        // A failure shows when the epoch is run; here it only means that there is nothing to name.
+        let snapshot = (execution == Execution::Deterministic)
+            .then(|| self.pool.snapshot(schedule).ok())
+            .flatten()
+            .map(|snapshot| snapshot.manifest.id);
+        Provenance {
+            instance: self.machine.recipe.instance.clone(),
+            engine: if execution == Execution::Deterministic { "det" } else { "par" }.to_owned(),
+            qemu_version: self.machine.config.qemu_version.clone(),
+            artifacts: self.machine.artifacts.clone(),
+            boot_arguments: format!("{BASE_APPEND} {}", self.machine.config.append).trim_end().to_owned(),
+            snapshot,
+            extra: BTreeMap::new(),
+        }
+    }
+}

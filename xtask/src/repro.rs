@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask repro FOLDER`: runs a finding afresh and says k of n, whether it is the same bug, and, under the
+//! deterministic engine, whether the consoles were identical.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use fuzz::findings::{self, Stored};
+use harness::{
+    det::{self, Limits, Snapshot},
+    epoch::{EpochEnd, EpochOutcome},
+    guest::Execution,
+    oracle,
+    pool::Pool,
+};
+
+use crate::{
+    accel::AccelChoice,
+    exit::{Exit, Outcome},
+    guest::{self, Machine},
+    paths::Cache,
+    prepare::{self, Engine, MachineArgs},
+};
+
+/// Options of `repro`.
+#[derive(Debug, Args)]
+pub struct ReproArgs {
+    /// A finding's folder
+    folder: PathBuf,
+    /// How often to run it
+    #[arg(long, default_value_t = 3)]
+    times: u32,
+    /// Guests side by side [default: one a core]
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Print one JSON object in place of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the runs showed.
+#[derive(Debug, Default, serde::Serialize)]
+struct Tally {
+    /// Runs.
+    n_runs: u32,
+    /// Runs that showed the finding's title or one of its alternatives.
+    n_same: u32,
+    /// Runs that showed another bug.
+    n_other: u32,
+    /// Runs that showed nothing.
+    n_none: u32,
+    /// Runs that failed for a reason that is not the kernel's.
+    n_infrastructure: u32,
+    /// Different consoles among the runs.
+    n_consoles: usize,
+    /// Runs whose console is the stored one, byte for byte.
+    n_as_stored: u32,
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// When the folder is no finding or its machine cannot be made again.
+pub fn run(args: &ReproArgs) -> Outcome {
+    let stored = findings::load(&args.folder)?;
+    let cache = Cache::open()?;
+    let machine = machine_of(&cache, &stored)?;
+    let deterministic = stored.record.provenance.engine == "det";
+    let execution = match deterministic {
+        true => Execution::Deterministic,
+        false => prepare::execution(&cache, Engine::Par, AccelChoice::Auto)?,
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = args.jobs.unwrap_or(if deterministic { cores } else { 1 });
+    let mut pool = prepare::pool(&cache, &machine, execution, jobs)?;
+    if deterministic {
+        check_snapshot(&pool, &stored)?;
+    }
+    let tally = run_all(&mut pool, &stored, args, deterministic);
+    if args.json {
+        println!("{}", serde_json::to_string(&tally)?);
+    } else {
+        print(&tally, &stored, deterministic);
+    }
+    Ok(match &tally {
+        tally if tally.n_infrastructure == tally.n_runs => Exit::Infra,
+        tally if tally.n_same > 0 => Exit::Finding,
+        _ => Exit::Pass,
+    })
+}
+
+/// The very machine the finding was made on, else one made by the same recipe.
+fn machine_of(cache: &Cache, stored: &Stored) -> Result<Machine> {
+    let provenance = &stored.record.provenance;
+    let key = provenance.artifacts.get("machine").context("provenance.yaml names no machine")?;
+    match guest::recorded(cache, key) {
+        Ok(machine) => Ok(machine),
+        Err(why) => {
+            eprintln!("machine {key} is not in the cache ({why:#}); building {} anew", provenance.instance);
+            let args = MachineArgs {
+                instance: provenance.instance.clone(),
+                linux: provenance.extra.get("linux").map(PathBuf::from),
+                patch: provenance
+                    .extra
+                    .get("patches")
+                    .map(|text| text.lines().map(PathBuf::from).collect())
+                    .unwrap_or_default(),
+                append: provenance.extra.get("append").cloned().unwrap_or_default(),
+                engine: Engine::Auto,
+                accel: AccelChoice::Auto,
+                jobs: None,
+            };
+            let machine = prepare::prepare(&args)?.machine;
+            if machine.config.key != *key {
+                eprintln!("warning: the machine differs from the finding's ({} against {key})", machine.config.key);
+            }
+            Ok(machine)
+        }
+    }
+}
+
+fn check_snapshot(pool: &Pool, stored: &Stored) -> Result<()> {
+    let snapshot: Snapshot = pool.snapshot(stored.record.schedule)?;
+    let found = stored.record.provenance.snapshot.as_deref().unwrap_or("none");
+    if snapshot.manifest.id != found {
+        eprintln!(
+            "warning: the finding's snapshot {found} is gone; this run starts from its sibling {}, where races may fall \
+             differently",
+            snapshot.manifest.id
+        );
+    }
+    Ok(())
+}
+
+fn run_all(pool: &mut Pool, stored: &Stored, args: &ReproArgs, deterministic: bool) -> Tally {
+    let mut tally = Tally { n_runs: args.times, ..Tally::default() };
+    let mut consoles = std::collections::BTreeSet::new();
+    // A parallel guest must be fresh for each run, so there each run has a pool turn of its own.
+    for _ in 0..args.times {
+        pool.submit(stored.epoch());
+    }
+    for n in 1..=args.times {
+        let Some(outcome) = pool.next(2 * Limits::default().wall + det::BOOT_LIMIT) else {
+            tally.n_infrastructure += 1;
+            continue;
+        };
+        let what = judge(&outcome, stored, &mut tally);
+        consoles.insert(blake3::hash(&outcome.console));
+        tally.n_as_stored += u32::from(outcome.console == stored.console);
+        if !args.json {
+            let secs = outcome.wall.as_secs_f64();
+            println!("run {n}: {what} ({secs:.1} s, console {})", &blake3::hash(&outcome.console).to_hex()[..12]);
+        }
+    }
+    tally.n_consoles = if deterministic { consoles.len() } else { 0 };
+    tally
+}
+
+fn judge(outcome: &EpochOutcome, stored: &Stored, tally: &mut Tally) -> String {
+    match &outcome.end {
+        EpochEnd::Harness(why) | EpochEnd::Machine(why) => {
+            tally.n_infrastructure += 1;
+            return format!("infrastructure: {why}");
+        }
+        EpochEnd::Done | EpochEnd::Kernel | EpochEnd::Deadline | EpochEnd::Lost(_) => {}
+    }
+    let Some(report) = oracle::judge(&outcome.console).into_iter().next() else {
+        tally.n_none += 1;
+        return format!("no report ({:?})", outcome.end);
+    };
+    let verdict = &stored.verdict;
+    let known = |title: &String| *title == verdict.title || verdict.alt_titles.contains(title);
+    if known(&report.title) || report.alt_titles.iter().any(known) {
+        tally.n_same += 1;
+        format!("same bug: {}", report.title)
+    } else {
+        tally.n_other += 1;
+        format!("another bug: {}", report.title)
+    }
+}
+
+fn print(tally: &Tally, stored: &Stored, deterministic: bool) {
+    println!("{} of {}: {}", tally.n_same, tally.n_runs, stored.verdict.title);
+    if tally.n_other + tally.n_none + tally.n_infrastructure > 0 {
+        println!(
+            "{} showed another bug, {} none, {} failed for reasons that are not the kernel's",
+            tally.n_other, tally.n_none, tally.n_infrastructure
+        );
+    }
+    if deterministic {
+        let identical = if tally.n_consoles == 1 { "identical" } else { "NOT identical" };
+        println!(
+            "consoles: {identical} among the runs; {} of {} equal the stored one byte for byte",
+            tally.n_as_stored, tally.n_runs
+        );
+    }
+}
+
+/// Is a path a finding's folder?
+pub fn is_finding(path: &Path) -> bool {
+    path.join("verdict.yaml").exists()
+}
