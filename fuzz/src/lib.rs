@@ -1,12 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Chooses the next program. The only crate that knows LibAFL.
 //!
-//! In data-flow order: [`generate`] and [`mutate`] make programs, [`input`] is how LibAFL sees one, [`config`] is what a
-//! campaign is told, [`guests`] what it asks of the machines, and [`status`] what it tells.
+//! In data-flow order: [`generate`] and [`mutate`] make programs, [`input`] is how LibAFL sees one, [`observe`] what it
+//! sees of a run, [`scheduler`] which program it goes back to; [`chooser`] puts these together. [`campaign`] is the loop:
+//! [`config`] is what it is told, [`guests`] what it asks of the machines, [`batches`] what makes an epoch, [`reduce`] how
+//! a finding gets small, [`corpus`], [`findings`] (with [`report`]) and [`stored`] what it keeps on [`disk`], [`status`]
+//! what it tells.
+//!
+//! Absences: nothing here starts a process or knows QEMU; nothing below [`campaign`] knows both LibAFL and the disk.
 
+pub mod batches;
+pub mod campaign;
+pub mod chooser;
 pub mod config;
+pub mod corpus;
+pub mod disk;
+pub mod findings;
 pub mod generate;
 pub mod guests;
 pub mod input;
 pub mod mutate;
+pub mod observe;
+pub mod reduce;
+pub mod report;
+pub mod scheduler;
 pub mod status;
+pub mod stored;

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Programs that wait for an epoch, by schedule, because all programs of an epoch share one; and how many make an epoch.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use harness::program::Schedule;
+
+use crate::{chooser::Choice, config::BatchSize};
+
+/// Fewest programs of an adapted epoch.
+pub const BATCH_MIN: usize = 8;
+/// Most programs of an adapted epoch.
+pub const BATCH_MAX: usize = 512;
+/// Programs of the first epochs, when nothing was measured.
+const BATCH_FIRST: usize = 32;
+/// How often a program is put back in line; one that never gets its turn is let go.
+const REQUEUE_MAX: u8 = 8;
+
+/// A program in line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// What was chosen.
+    pub choice: Choice,
+    /// Epochs it was part of without being run.
+    pub n_requeued: u8,
+}
+
+/// Programs in line, first come first served within a schedule.
+#[derive(Debug, Default)]
+pub struct Batches {
+    lines: BTreeMap<Schedule, VecDeque<Waiting>>,
+}
+
+impl Batches {
+    /// Puts a program in line.
+    pub fn push(&mut self, choice: Choice) {
+        let line = self.lines.entry(choice.program.schedule).or_default();
+        line.push_back(Waiting { choice, n_requeued: 0 });
+    }
+
+    /// Puts programs that did not get their turn back at the head of the line, in their order.
+    pub fn requeue(&mut self, programs: impl DoubleEndedIterator<Item = Waiting>) {
+        for mut waiting in programs.rev() {
+            waiting.n_requeued += 1;
+            if waiting.n_requeued <= REQUEUE_MAX {
+                self.lines.entry(waiting.choice.program.schedule).or_default().push_front(waiting);
+            }
+        }
+    }
+
+    /// A whole batch, when a line has that many.
+    pub fn take(&mut self, n_programs: usize) -> Option<Vec<Waiting>> {
+        let line = self.lines.values_mut().find(|line| line.len() >= n_programs)?;
+        Some(line.drain(..n_programs).collect())
+    }
+}
+
+/// How many programs make an epoch.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    size: BatchSize,
+    n_programs: usize,
+    /// Guest wall time per program, seconds, moving average.
+    secs_per_program: Option<f64>,
+}
+
+impl Pace {
+    /// Starts with what a stored campaign had found right, if there is one.
+    pub fn new(size: BatchSize, stored: Option<usize>) -> Pace {
+        let n_programs = match size {
+            BatchSize::Fixed(n) => n.max(1),
+            BatchSize::Aim(_) => stored.unwrap_or(BATCH_FIRST).clamp(BATCH_MIN, BATCH_MAX),
+        };
+        Pace { size, n_programs, secs_per_program: None }
+    }
+
+    /// Programs of the next epoch.
+    pub fn n_programs(&self) -> usize {
+        self.n_programs
+    }
+
+    /// Learns from an epoch. The size moves by factors of two, and only when it is off by more: measured time is the one
+    /// thing that differs between two campaigns of one seed, so it should seldom matter.
+    pub fn learn(&mut self, in_guest: Duration, n_finished: usize) {
+        let BatchSize::Aim(aim) = self.size else { return };
+        if n_finished < BATCH_MIN / 2 {
+            return;
+        }
+        let new = in_guest.as_secs_f64() / n_finished as f64;
+        let mean = self.secs_per_program.map_or(new, |old| 0.7 * old + 0.3 * new);
+        self.secs_per_program = Some(mean);
+        let wanted = aim.as_secs_f64() / mean.max(1e-6);
+        if wanted > 2.0 * self.n_programs as f64 {
+            self.n_programs = (self.n_programs * 2).min(BATCH_MAX);
+        } else if wanted < 0.7 * self.n_programs as f64 {
+            self.n_programs = (self.n_programs / 2).max(BATCH_MIN);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use harness::program::{Program, Thread};
+
+    use super::*;
+
+    fn choice(cpu: u8, vcpus: u8) -> Choice {
+        let schedule = Schedule { vcpus, shift: 3 };
+        Choice { program: Program { schedule, threads: vec![Thread { cpu, ops: Vec::new() }] }, parent: None }
+    }
+
+    fn cpus(batch: &[Waiting]) -> Vec<u8> {
+        batch.iter().map(|waiting| waiting.choice.program.threads[0].cpu).collect()
+    }
+
+    #[test]
+    fn a_batch_has_one_schedule_and_requeued_programs_go_first() {
+        let mut batches = Batches::default();
+        for cpu in 0..4 {
+            batches.push(choice(cpu, if cpu == 1 { 4 } else { 2 }));
+        }
+        assert_eq!(batches.take(4), None);
+        let batch = batches.take(2).unwrap();
+        assert_eq!(cpus(&batch), [0, 2]);
+        batches.requeue(batch.into_iter());
+        assert_eq!(cpus(&batches.take(3).unwrap()), [0, 2, 3]);
+        assert_eq!(cpus(&batches.take(1).unwrap()), [1]);
+    }
+
+    #[test]
+    fn a_program_that_never_gets_its_turn_is_let_go() {
+        let mut batches = Batches::default();
+        batches.push(choice(0, 2));
+        for _ in 0..REQUEUE_MAX {
+            let batch = batches.take(1).unwrap();
+            batches.requeue(batch.into_iter());
+        }
+        let batch = batches.take(1).unwrap();
+        batches.requeue(batch.into_iter());
+        assert_eq!(batches.take(1), None);
+    }
+
+    #[test]
+    fn the_batch_grows_and_shrinks_towards_the_aim() {
+        let mut pace = Pace::new(BatchSize::Aim(Duration::from_secs(3)), None);
+        for _ in 0..10 {
+            pace.learn(Duration::from_millis(4) * pace.n_programs() as u32, pace.n_programs());
+        }
+        assert_eq!(pace.n_programs(), 512);
+        for _ in 0..20 {
+            pace.learn(Duration::from_millis(100) * pace.n_programs() as u32, pace.n_programs());
+        }
+        assert_eq!(pace.n_programs(), 32);
+        let mut fixed = Pace::new(BatchSize::Fixed(5), Some(99));
+        fixed.learn(Duration::from_secs(60), 5);
+        assert_eq!(fixed.n_programs(), 5);
+    }
+}

@@ -1,0 +1,537 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The loop: choose programs, hand epochs to the guests, learn from their answers in order. Guests always have work:
+//! twice as many epochs are submitted as there are guests, so what is learned from one answer shows in the epoch after
+//! the next.
+//!
+//! Nothing here depends on the host's timing except the end of the campaign and, by powers of two, the size of an
+//! epoch; so one seed gives one campaign where the guests are deterministic.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs::File,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use harness::{
+    epoch::{Epoch, EpochEnd, EpochOutcome},
+    oracle::Report,
+    program::Program,
+};
+use libafl_bolts::rands::StdRand;
+
+use crate::{
+    batches::{Batches, Pace, Waiting},
+    chooser::{Choice, Chooser},
+    config::{CampaignConfig, INFRASTRUCTURE_IN_A_ROW_MAX, Reduce},
+    corpus::{CorpusDir, SEEDS},
+    disk,
+    findings::{Evidence, Findings, Record},
+    guests::Guests,
+    reduce::{Reduction, Shown},
+    status::{CampaignEnd, Event, Status, Summary},
+    stored::{self, Counters, State},
+};
+
+/// How long the loop waits for an answer before it looks at clock and stop flag.
+const WAIT: Duration = Duration::from_millis(100);
+/// How often the state is stored.
+const SAVE_EVERY: Duration = Duration::from_secs(3);
+/// How often a status is told.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+/// Logs of infrastructure failures kept; later ones overwrite the first.
+const INFRASTRUCTURE_LOGS_MAX: u64 = 16;
+
+/// Runs a campaign, or goes on with one, until it ends.
+///
+/// # Errors
+/// When the folder cannot be used or the pool of guests breaks. Failures of single epochs are counted instead.
+pub fn run(
+    config: &CampaignConfig<'_>,
+    guests: &mut dyn Guests,
+    events: &mut dyn FnMut(Event),
+) -> Result<Summary> {
+    let mut campaign = Campaign::open(config, events)?;
+    let end = campaign.drive(guests);
+    guests.cancel();
+    // Stored even when the pool broke: what was learned until then is not its fault.
+    campaign.save()?;
+    let end = end?;
+    let status = campaign.status();
+    stored::append_stats(&config.dir, &status)?;
+    let findings = campaign.findings.notes().cloned().collect();
+    Ok(Summary { end, status, findings, phases: campaign.phases })
+}
+
+struct Campaign<'a> {
+    config: &'a CampaignConfig<'a>,
+    events: &'a mut dyn FnMut(Event),
+    chooser: Chooser,
+    batches: Batches,
+    pace: Pace,
+    corpus: CorpusDir,
+    findings: Findings,
+    /// Epochs submitted and not answered, oldest first.
+    under_way: VecDeque<Job>,
+    /// Epochs to submit before anything new.
+    retries: VecDeque<Job>,
+    /// Findings whose batch is being reduced; the first is at work.
+    reducing: VecDeque<Reducing>,
+    /// Figures of earlier calls and this one; the time is that of earlier calls.
+    counters: Counters,
+    /// Figures when this call began.
+    at_start: Counters,
+    in_guest: Duration,
+    n_submitted: u64,
+    infrastructure_in_a_row: u32,
+    started: Instant,
+    saved: Instant,
+    told: Instant,
+    phases: Vec<(&'static str, Duration)>,
+    _lock: File,
+}
+
+/// An epoch under way.
+struct Job {
+    purpose: Purpose,
+    programs: Vec<Waiting>,
+    leak_scan: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// Programs run for the first time.
+    Fuzz,
+    /// Programs whose epoch was lost.
+    Retry,
+    /// Part of the batch of the finding that is being reduced.
+    Reduce,
+}
+
+/// A finding whose batch is being reduced.
+struct Reducing {
+    finding: usize,
+    evidence: Evidence,
+    search: Reduction,
+    is_under_way: bool,
+}
+
+/// Whose fault the end of an epoch is.
+#[derive(Clone, Debug, PartialEq)]
+enum Class {
+    Fine,
+    Finding(Report),
+    Infrastructure,
+}
+
+/// What the oracle says of the console decides; how the epoch ended matters when the oracle is silent.
+fn classify(end: &EpochEnd, reports: Vec<Report>) -> Class {
+    if let Some(first) = reports.into_iter().next() {
+        return Class::Finding(first);
+    }
+    let silent = |title: &str| {
+        let corrupted = Some("no report was recognised on the console".to_owned());
+        Class::Finding(Report { title: title.into(), corrupted, ..Report::default() })
+    };
+    match end {
+        EpochEnd::Done => Class::Fine,
+        EpochEnd::Kernel => silent("kernel complaint without a report"),
+        EpochEnd::Deadline => silent("op deadline without a report"),
+        EpochEnd::Lost | EpochEnd::Harness(_) | EpochEnd::Machine(_) => Class::Infrastructure,
+    }
+}
+
+/// The end of an epoch in words.
+fn end_text(end: &EpochEnd) -> String {
+    match end {
+        EpochEnd::Done => "done".into(),
+        EpochEnd::Kernel => "kernel".into(),
+        EpochEnd::Deadline => "deadline".into(),
+        EpochEnd::Lost => "lost".into(),
+        EpochEnd::Harness(what) => format!("harness: {what}"),
+        EpochEnd::Machine(what) => format!("machine: {what}"),
+    }
+}
+
+impl<'a> Campaign<'a> {
+    fn open(config: &'a CampaignConfig<'a>, events: &'a mut dyn FnMut(Event)) -> Result<Campaign<'a>> {
+        ensure!(!config.schedules.is_empty(), "a campaign needs a schedule");
+        ensure!(config.jobs > 0, "a campaign needs a guest");
+        let started = Instant::now();
+        disk::make_dir(&config.dir)?;
+        let lock = disk::lock(&config.dir)?;
+        stored::enter(config)?;
+        let (state, warning) = stored::load_state(&config.dir);
+        let corpus = CorpusDir::open(&config.dir.join("corpus"))?;
+        let (mut programs, broken) = corpus.load()?;
+        let (mut findings, odd) = Findings::open(&config.dir.join("findings"))?;
+        warning.into_iter().chain(broken).chain(odd).for_each(|warning| events(Event::Warning(warning)));
+
+        let is_new = state.is_none();
+        let fresh = State::new(StdRand::with_seed(config.seed), Counters::default(), 0, BTreeMap::new());
+        let batch = state.as_ref().map(|state| state.batch);
+        let state = state.unwrap_or(fresh);
+        state.seen.iter().for_each(|(title, &count)| findings.set_count(title, count));
+        if is_new {
+            let seeds = SEEDS.iter().map(|(_, text)| text.parse::<Program>());
+            programs.splice(0..0, seeds.collect::<Result<Vec<_>, _>>()?);
+        }
+        let mut batches = Batches::default();
+        for mut program in programs {
+            program.fixup();
+            if !config.schedules.contains(&program.schedule) {
+                program.schedule = config.schedules[0];
+            }
+            batches.push(Choice { program, parent: None });
+        }
+        let mut campaign = Campaign {
+            chooser: Chooser::new(state.rand, &config.schedules)?,
+            batches,
+            pace: Pace::new(config.batch, batch),
+            corpus,
+            findings,
+            under_way: VecDeque::new(),
+            retries: VecDeque::new(),
+            reducing: VecDeque::new(),
+            at_start: state.counters.clone(),
+            counters: state.counters,
+            in_guest: Duration::ZERO,
+            n_submitted: 0,
+            infrastructure_in_a_row: 0,
+            started,
+            saved: started,
+            told: started,
+            phases: Vec::new(),
+            _lock: lock,
+            config,
+            events,
+        };
+        campaign.phase("load", started);
+        Ok(campaign)
+    }
+
+    fn drive(&mut self, guests: &mut dyn Guests) -> Result<CampaignEnd> {
+        loop {
+            if let Some(end) = self.end() {
+                return Ok(end);
+            }
+            let choosing = Instant::now();
+            while self.under_way.len() < 2 * self.config.jobs {
+                let job = self.next_job()?;
+                let programs = job.programs.iter().map(|waiting| waiting.choice.program.clone()).collect();
+                guests.submit(Epoch { programs, canary: self.config.canary, leak_scan: job.leak_scan })?;
+                self.under_way.push_back(job);
+            }
+            self.phase("choose", choosing);
+            let waiting = Instant::now();
+            let answer = guests.next(WAIT)?;
+            self.phase("guests", waiting);
+            if let (Some(outcome), Some(job)) =
+                (&answer, answer.as_ref().and_then(|_| self.under_way.pop_front()))
+            {
+                self.digest(job, outcome, guests)?;
+            }
+            self.tick()?;
+        }
+    }
+
+    fn end(&self) -> Option<CampaignEnd> {
+        let is_over = self.config.time_max.is_some_and(|max| self.started.elapsed() >= max);
+        let is_enough = self.config.execs_max.is_some_and(|max| self.counters.execs >= max);
+        if self.infrastructure_in_a_row >= INFRASTRUCTURE_IN_A_ROW_MAX {
+            Some(CampaignEnd::Infrastructure)
+        } else if self.config.stop.load(Ordering::Relaxed) {
+            Some(CampaignEnd::Stopped)
+        } else if is_over {
+            Some(CampaignEnd::Time)
+        } else {
+            is_enough.then_some(CampaignEnd::Execs)
+        }
+    }
+
+    fn next_job(&mut self) -> Result<Job> {
+        if let Some(job) = self.retries.pop_front() {
+            return Ok(job);
+        }
+        if let Some(job) = self.next_reduction() {
+            return Ok(job);
+        }
+        loop {
+            if let Some(programs) = self.batches.take(self.pace.n_programs()) {
+                self.n_submitted += 1;
+                let every = self.config.leak_scan_every;
+                let leak_scan = every > 0 && self.n_submitted.is_multiple_of(every);
+                return Ok(Job { purpose: Purpose::Fuzz, programs, leak_scan });
+            }
+            let choice = self.chooser.choose()?;
+            self.batches.push(choice);
+        }
+    }
+
+    /// The next epoch of the reduction at work; those that are over are dropped.
+    fn next_reduction(&mut self) -> Option<Job> {
+        while let Some(reducing) = self.reducing.front_mut() {
+            if reducing.is_under_way {
+                return None;
+            }
+            let Some(candidate) = reducing.search.candidate() else {
+                self.reducing.pop_front();
+                continue;
+            };
+            reducing.is_under_way = true;
+            let programs = candidate.iter().map(|&idx| {
+                let choice = Choice { program: reducing.evidence.batch[idx].clone(), parent: None };
+                Waiting { choice, n_requeued: 0 }
+            });
+            let (programs, leak_scan) = (programs.collect(), reducing.evidence.record.leak_scan);
+            return Some(Job { purpose: Purpose::Reduce, programs, leak_scan });
+        }
+        None
+    }
+
+    /// Takes in the answer to an epoch.
+    fn digest(&mut self, job: Job, outcome: &EpochOutcome, guests: &mut dyn Guests) -> Result<()> {
+        self.counters.epochs += 1;
+        let judging = Instant::now();
+        let reports = (self.config.judge)(&outcome.console);
+        self.phase("judge", judging);
+        if job.purpose == Purpose::Reduce {
+            return self.digest_reduction(job, outcome, reports, guests);
+        }
+        let class = classify(&outcome.end, reports);
+        self.in_guest += outcome.in_guest;
+        self.infrastructure_in_a_row =
+            if class == Class::Infrastructure { self.infrastructure_in_a_row + 1 } else { 0 };
+        let culprit = outcome.in_flight.filter(|_| matches!(class, Class::Finding(_)));
+        let learning = Instant::now();
+        self.learn(&job, outcome, culprit)?;
+        self.phase("learn", learning);
+        match class {
+            Class::Fine => {}
+            Class::Finding(report) => {
+                if let Some(parent) = culprit.and_then(|idx| job.programs.get(idx)?.choice.parent) {
+                    self.chooser.blame(parent);
+                }
+                self.note_finding(&job, outcome, report, guests)?;
+            }
+            Class::Infrastructure => return self.note_infrastructure(job, outcome),
+        }
+        let rest = job.programs.into_iter().enumerate();
+        let rest: Vec<Waiting> = rest
+            .filter(|&(idx, _)| Some(idx) != outcome.in_flight && !is_finished(outcome, idx))
+            .map(|(_, waiting)| waiting)
+            .collect();
+        self.batches.requeue(rest.into_iter());
+        Ok(())
+    }
+
+    /// Learns from every program that ran to its end.
+    fn learn(&mut self, job: &Job, outcome: &EpochOutcome, culprit: Option<usize>) -> Result<()> {
+        let mut n_finished = 0;
+        for (idx, (waiting, result)) in job.programs.iter().zip(&outcome.programs).enumerate() {
+            self.counters.execs += u64::from(result.started);
+            self.counters.n_ops += u64::from(result.n_ops);
+            n_finished += usize::from(result.finished);
+            let program = &waiting.choice.program;
+            if result.finished && Some(idx) != culprit && self.chooser.learn(program, result)? {
+                self.corpus.store(program)?;
+            }
+        }
+        self.pace.learn(outcome.in_guest, n_finished);
+        Ok(())
+    }
+
+    fn note_finding(
+        &mut self,
+        job: &Job,
+        outcome: &EpochOutcome,
+        report: Report,
+        guests: &mut dyn Guests,
+    ) -> Result<()> {
+        if let Some(known) = self.findings.find(&report) {
+            self.findings.repeat(known);
+            return Ok(());
+        }
+        let evidence = self.evidence(job, outcome, report, guests);
+        let finding = self.findings.add(&evidence)?;
+        self.save()?;
+        (self.events)(Event::NewFinding(self.findings.note(finding).clone()));
+        if self.config.reduce == Reduce::Batch {
+            let search = Reduction::new(evidence.batch.len());
+            self.reducing.push_back(Reducing { finding, evidence, search, is_under_way: false });
+        }
+        Ok(())
+    }
+
+    fn evidence(
+        &self,
+        job: &Job,
+        outcome: &EpochOutcome,
+        report: Report,
+        guests: &mut dyn Guests,
+    ) -> Evidence {
+        let n_ran = outcome.in_flight.map_or(job.programs.len(), |idx| (idx + 1).min(job.programs.len()));
+        let batch: Vec<Program> =
+            job.programs[..n_ran].iter().map(|waiting| waiting.choice.program.clone()).collect();
+        let schedule = batch.first().map_or(self.config.schedules[0], |program| program.schedule);
+        let record = Record {
+            provenance: guests.provenance(schedule),
+            schedule,
+            canary: self.config.canary,
+            leak_scan: job.leak_scan,
+            seed: self.config.seed,
+            in_flight: outcome.in_flight.filter(|&idx| idx < n_ran),
+            reduced_from: None,
+            batch: Vec::new(),
+        };
+        let (end, console) = (end_text(&outcome.end), outcome.console.clone());
+        Evidence {
+            report,
+            end,
+            console,
+            batch,
+            record,
+            first_seen: self.elapsed(),
+            execs: self.counters.execs,
+        }
+    }
+
+    fn digest_reduction(
+        &mut self,
+        job: Job,
+        outcome: &EpochOutcome,
+        reports: Vec<Report>,
+        guests: &mut dyn Guests,
+    ) -> Result<()> {
+        let Some(reducing) = self.reducing.front_mut() else { return Ok(()) };
+        reducing.is_under_way = false;
+        let finding = reducing.finding;
+        // A finding the oracle has no words for is known by its end alone.
+        let reports = match classify(&outcome.end, reports.clone()) {
+            Class::Finding(report) if reports.is_empty() => vec![report],
+            _ => reports,
+        };
+        let same = reports.iter().find(|report| self.findings.find(report) == Some(finding));
+        let shown = if same.is_some() { Shown::Same } else { Shown::Other };
+        if !reducing.search.learn(shown) {
+            // Something new may have come up all the same.
+            return match reports.into_iter().next() {
+                Some(report) => self.note_finding(&job, outcome, report, guests),
+                None => Ok(()),
+            };
+        }
+        let (first, n_found) = (reducing.evidence.clone(), reducing.evidence.batch.len());
+        let Some(report) = same.cloned() else { return Ok(()) };
+        let mut better = self.evidence(&job, outcome, report, guests);
+        // Titles are those it was found by, so that the folder keeps its name.
+        better.report.title = first.report.title;
+        better.report.alt_titles = first.report.alt_titles;
+        (better.first_seen, better.execs) = (first.first_seen, first.execs);
+        better.record.reduced_from = Some(n_found);
+        self.findings.replace(finding, &better)?;
+        (self.events)(Event::Reduced(self.findings.note(finding).clone()));
+        Ok(())
+    }
+
+    /// An epoch failed for a reason that is not the kernel's: what was left of it runs once more, then without the
+    /// program that was in flight.
+    fn note_infrastructure(&mut self, job: Job, outcome: &EpochOutcome) -> Result<()> {
+        let dir = self.config.dir.join("infrastructure");
+        disk::make_dir(&dir)?;
+        let log = dir.join(format!("{}.log", self.counters.infrastructure % INFRASTRUCTURE_LOGS_MAX));
+        let mut text = format!("the epoch ended: {}\nconsole:\n", end_text(&outcome.end)).into_bytes();
+        text.extend(&outcome.console);
+        disk::write(&log, &text)?;
+        self.counters.infrastructure += 1;
+        let in_a_row = self.infrastructure_in_a_row;
+        (self.events)(Event::Infrastructure { end: outcome.end.clone(), in_a_row });
+
+        let is_retry = job.purpose == Purpose::Retry;
+        let left =
+            job.programs.into_iter().enumerate().filter(|&(idx, _)| {
+                !(is_finished(outcome, idx) || is_retry && Some(idx) == outcome.in_flight)
+            });
+        let programs: Vec<Waiting> = left.map(|(_, waiting)| waiting).collect();
+        if is_retry {
+            self.batches.requeue(programs.into_iter());
+        } else if !programs.is_empty() {
+            self.retries.push_back(Job { purpose: Purpose::Retry, programs, leak_scan: job.leak_scan });
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self) -> Result<()> {
+        if self.told.elapsed() >= STATUS_EVERY {
+            self.told = Instant::now();
+            let status = self.status();
+            stored::append_stats(&self.config.dir, &status)?;
+            (self.events)(Event::Status(status));
+        }
+        if self.saved.elapsed() >= SAVE_EVERY {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<()> {
+        self.saved = Instant::now();
+        let counters = Counters { elapsed_secs: self.elapsed().as_secs_f64(), ..self.counters.clone() };
+        let seen = self.findings.notes().map(|note| (note.title.clone(), note.count)).collect();
+        State::new(*self.chooser.rand(), counters, self.pace.n_programs(), seen).save(&self.config.dir)
+    }
+
+    /// Campaign time.
+    fn elapsed(&self) -> Duration {
+        Duration::try_from_secs_f64(self.at_start.elapsed_secs).unwrap_or_default() + self.started.elapsed()
+    }
+
+    fn status(&self) -> Status {
+        let secs = self.started.elapsed().as_secs_f64().max(1e-3);
+        Status {
+            elapsed_secs: self.elapsed().as_secs_f64(),
+            execs: self.counters.execs,
+            execs_per_sec: (self.counters.execs - self.at_start.execs) as f64 / secs,
+            ops_per_sec: (self.counters.n_ops - self.at_start.n_ops) as f64 / secs,
+            epochs: self.counters.epochs,
+            corpus: self.chooser.corpus_len(),
+            edges: self.chooser.n_edges(),
+            findings: self.findings.notes().count(),
+            findings_total: self.findings.notes().map(|note| note.count).sum(),
+            infrastructure: self.counters.infrastructure,
+            share_in_programs: self.in_guest.as_secs_f64() / (secs * self.config.jobs as f64),
+            batch: self.pace.n_programs(),
+        }
+    }
+
+    /// Adds the time since `since` to a phase.
+    fn phase(&mut self, name: &'static str, since: Instant) {
+        let spent = since.elapsed();
+        match self.phases.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, total)) => *total += spent,
+            None => self.phases.push((name, spent)),
+        }
+    }
+}
+
+fn is_finished(outcome: &EpochOutcome, idx: usize) -> bool {
+    outcome.programs.get(idx).is_some_and(|program| program.finished)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_console_decides_and_only_a_silent_one_leaves_it_to_the_end() {
+        let report = Report { title: "KASAN: bad".into(), ..Report::default() };
+        assert_eq!(classify(&EpochEnd::Lost, vec![report.clone()]), Class::Finding(report));
+        assert_eq!(classify(&EpochEnd::Done, Vec::new()), Class::Fine);
+        assert_eq!(classify(&EpochEnd::Harness("no cgroup".into()), Vec::new()), Class::Infrastructure);
+        assert_eq!(classify(&EpochEnd::Machine("gone".into()), Vec::new()), Class::Infrastructure);
+        let Class::Finding(report) = classify(&EpochEnd::Deadline, Vec::new()) else {
+            panic!("a deadline is the kernel's")
+        };
+        assert!(report.corrupted.is_some());
+    }
+}

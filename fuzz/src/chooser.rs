@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! LibAFL put together: chooses the next program, learns from programs that ran. Knows nothing of epochs, guests and
+//! files.
+
+use anyhow::{Context, Result};
+use harness::{
+    epoch::ProgramOutcome,
+    program::{Program, Schedule},
+};
+use libafl::{
+    ExecutionProcessor, HasNamedMetadata, HasScheduler, StdFuzzer,
+    corpus::{Corpus, CorpusId, InMemoryCorpus},
+    events::NopEventManager,
+    executors::ExitKind,
+    feedbacks::{EagerOrFeedback, MapFeedbackMetadata, MaxMapFeedback},
+    fuzzer::NopInputFilter,
+    inputs::BytesInputConverter,
+    observers::{CanTrack, OwnedMapObserver},
+    schedulers::Scheduler,
+    state::{HasCorpus, HasExecutions, HasRand, StdState},
+};
+use libafl_bolts::{
+    rands::{Rand, StdRand},
+    tuples::tuple_list,
+};
+
+use crate::{
+    generate,
+    input::ProgramInput,
+    mutate::{self, Ctx},
+    observe::{CostFeedback, CostObserver, EdgeMap, OBSERVED_ENTRIES, observed},
+    scheduler::SmallFast,
+};
+
+/// Name of the map in LibAFL's state.
+const MAP_NAME: &str = "edges";
+/// Share of programs made from nothing although there is a corpus.
+const GENERATE_PROB: f64 = 0.1;
+
+type State = StdState<InMemoryCorpus<ProgramInput>, ProgramInput, StdRand, InMemoryCorpus<ProgramInput>>;
+type Feedbacks = EagerOrFeedback<MaxMapFeedback<EdgeMap, OwnedMapObserver<u8>>, CostFeedback>;
+type Fuzzer = StdFuzzer<SmallFast, Feedbacks, BytesInputConverter, NopInputFilter, ()>;
+
+/// Chooses programs, learns from them.
+pub struct Chooser {
+    state: State,
+    fuzzer: Fuzzer,
+    observers: (EdgeMap, (CostObserver, ())),
+    schedules: Vec<Schedule>,
+}
+
+/// A program that was chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// What to run.
+    pub program: Program,
+    /// The corpus program it is a mutant of.
+    pub parent: Option<CorpusId>,
+}
+
+impl Chooser {
+    /// A chooser without experience. `schedules` is not empty.
+    ///
+    /// # Errors
+    /// When LibAFL refuses its own parts.
+    pub fn new(rand: StdRand, schedules: &[Schedule]) -> Result<Chooser> {
+        let map = OwnedMapObserver::new(MAP_NAME, vec![0_u8; OBSERVED_ENTRIES]).track_indices();
+        let cost = CostObserver::default();
+        let mut feedback = EagerOrFeedback::new(MaxMapFeedback::new(&map), CostFeedback::new(&cost));
+        let corpora = (InMemoryCorpus::new(), InMemoryCorpus::new());
+        let state = StdState::new(rand, corpora.0, corpora.1, &mut feedback, &mut ())?;
+        let fuzzer = StdFuzzer::new(SmallFast::default(), feedback, ());
+        Ok(Chooser { state, fuzzer, observers: tuple_list!(map, cost), schedules: schedules.to_vec() })
+    }
+
+    /// The next program: a mutant of a corpus program, now and then one from nothing.
+    ///
+    /// # Errors
+    /// When LibAFL's corpus is inconsistent.
+    pub fn choose(&mut self) -> Result<Choice> {
+        if self.corpus_len() == 0 || self.state.rand_mut().coinflip(GENERATE_PROB) {
+            let program = generate::program(self.state.rand_mut(), &self.schedules);
+            return Ok(Choice { program, parent: None });
+        }
+        let parent_id = scheduler(&mut self.fuzzer).next(&mut self.state)?;
+        let n_programs = self.corpus_len();
+        let nth = self.state.rand_mut().below_or_zero(n_programs);
+        let other_id = self.state.corpus().nth(nth);
+        let (parent, other) = (self.program(parent_id)?, self.program(other_id)?);
+        let mut ctx = Ctx { rand: self.state.rand_mut(), other: &other, schedules: &self.schedules };
+        Ok(Choice { program: mutate::mutant(&mut ctx, &parent), parent: Some(parent_id) })
+    }
+
+    /// Learns from a program that ran to its end; true when it is now in the corpus.
+    ///
+    /// # Errors
+    /// When LibAFL refuses the observation.
+    pub fn learn(&mut self, program: &Program, outcome: &ProgramOutcome) -> Result<bool> {
+        *self.state.executions_mut() += 1;
+        let hits = observed(program, outcome);
+        if !self.is_news(&hits)? {
+            return Ok(false);
+        }
+        let (map, (cost, ())) = &mut self.observers;
+        cost.guest_time = outcome.guest_time;
+        hits.iter().for_each(|&(entry, bucket)| map.as_mut()[entry] = bucket);
+        let input = ProgramInput(program.clone());
+        let mut manager = NopEventManager::new();
+        let (_, id) = self.fuzzer.evaluate_execution(
+            &mut self.state,
+            &mut manager,
+            &input,
+            &self.observers,
+            &ExitKind::Ok,
+            false,
+        )?;
+        let map = self.observers.0.as_mut();
+        hits.iter().for_each(|&(entry, _)| map[entry] = 0);
+        Ok(id.is_some())
+    }
+
+    /// A child of that program crashed the kernel: mutate it less.
+    pub fn blame(&mut self, parent: CorpusId) {
+        scheduler(&mut self.fuzzer).blame(parent);
+    }
+
+    /// Programs in the corpus.
+    pub fn corpus_len(&self) -> usize {
+        self.state.corpus().count()
+    }
+
+    /// Entries of the guest's edge map that were ever hit.
+    pub fn n_edges(&self) -> usize {
+        let history = self.history().map_or(&[][..], |map| &map.history_map);
+        history.iter().take(abi::shm::MAP_ENTRIES).filter(|&&bucket| bucket > 0).count()
+    }
+
+    /// The randomness, to be stored.
+    pub fn rand(&self) -> &StdRand {
+        self.state.rand()
+    }
+
+    /// Answers what the map feedback would, from the few entries a program hits instead of the whole map. Nearly every
+    /// program is no news, and guests wait while the host looks.
+    fn is_news(&self, hits: &[(usize, u8)]) -> Result<bool> {
+        let history = &self.history()?.history_map;
+        // The feedback sizes its map when it first looks.
+        Ok(hits.iter().any(|&(entry, bucket)| history.get(entry).is_none_or(|&old| old < bucket)))
+    }
+
+    fn history(&self) -> Result<&MapFeedbackMetadata<u8>> {
+        Ok(self.state.named_metadata::<MapFeedbackMetadata<u8>>(MAP_NAME)?)
+    }
+
+    fn program(&self, id: CorpusId) -> Result<Program> {
+        let testcase = self.state.corpus().get(id)?.borrow();
+        let input = testcase.input().as_ref().context("a corpus program without its text")?;
+        Ok(input.0.clone())
+    }
+}
+
+/// The fuzzer's scheduler; LibAFL's own accessor cannot tell for which input.
+fn scheduler(fuzzer: &mut Fuzzer) -> &mut SmallFast {
+    HasScheduler::<ProgramInput, State>::scheduler_mut(fuzzer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(cover: &[(u16, u16)]) -> ProgramOutcome {
+        ProgramOutcome { started: true, finished: true, cover: cover.to_vec(), ..ProgramOutcome::default() }
+    }
+
+    #[test]
+    fn a_program_is_kept_for_a_new_edge_or_a_higher_bucket_and_not_twice() {
+        let mut chooser = Chooser::new(StdRand::with_seed(1), &[Schedule::default()]).unwrap();
+        let program = chooser.choose().unwrap().program;
+        assert!(!chooser.learn(&program, &outcome(&[])).unwrap());
+        assert!(chooser.learn(&program, &outcome(&[(7, 1), (65535, 1)])).unwrap());
+        assert!(!chooser.learn(&program, &outcome(&[(7, 1)])).unwrap());
+        assert!(chooser.learn(&program, &outcome(&[(7, 20)])).unwrap());
+        assert!(!chooser.learn(&program, &outcome(&[(7, 17), (65535, 1)])).unwrap());
+        assert!(chooser.learn(&program, &outcome(&[(8, 1)])).unwrap());
+        assert_eq!((chooser.corpus_len(), chooser.n_edges()), (3, 3));
+        let children = (0..50).filter(|_| chooser.choose().unwrap().parent.is_some()).count();
+        assert!(children > 25, "with a corpus most programs are mutants: {children} of 50");
+    }
+}

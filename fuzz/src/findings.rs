@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Findings: told apart by title, kept as one folder each.
+//!
+//! ```text
+//! findings/3-kasan-use-after-free-in-shrink-slab/
+//!   report.md        for people
+//!   console.log      what the guest printed, as it printed it
+//!   program.txt      the program in flight
+//!   batch/0000.txt … what ran, up to and including that program
+//!   provenance.yaml  what it ran on
+//!   verdict.yaml     what the oracle says; written last
+//! ```
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use harness::{
+    epoch::Epoch,
+    oracle::Report,
+    program::{Program, Schedule},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{disk, guests::Provenance, report, status::FindingNote};
+
+/// Longest title in a folder's name.
+const SLUG_MAX: usize = 60;
+const VERDICT: &str = "verdict.yaml";
+const PROVENANCE: &str = "provenance.yaml";
+const BATCH: &str = "batch";
+
+/// All that is known of one finding.
+#[derive(Clone, Debug)]
+pub struct Evidence {
+    /// The oracle's first report.
+    pub report: Report,
+    /// How the epoch ended, in words.
+    pub end: String,
+    /// What the guest printed.
+    pub console: Vec<u8>,
+    /// What ran, up to and including the program in flight.
+    pub batch: Vec<Program>,
+    /// What it ran on.
+    pub record: Record,
+    /// Campaign time when it was first seen.
+    pub first_seen: Duration,
+    /// Programs executed until then.
+    pub execs: u64,
+}
+
+impl Evidence {
+    /// The program to look at: the one in flight, or the only one.
+    pub fn program(&self) -> Option<&Program> {
+        match self.record.in_flight {
+            Some(idx) => self.batch.get(idx),
+            None if self.batch.len() == 1 => self.batch.first(),
+            None => None,
+        }
+    }
+}
+
+/// `provenance.yaml`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// What the guests know of themselves.
+    pub provenance: Provenance,
+    /// Schedule of every program.
+    pub schedule: Schedule,
+    /// Canary kind that was armed; 0: none.
+    pub canary: u32,
+    /// The epoch was to end with a scan for leaks.
+    pub leak_scan: bool,
+    /// Seed of the campaign.
+    pub seed: u64,
+    /// Index in the batch of the program in flight; none when the batch had ended.
+    pub in_flight: Option<usize>,
+    /// Programs in the batch as found, where fewer are kept.
+    pub reduced_from: Option<usize>,
+    /// Files of the batch, in order.
+    pub batch: Vec<String>,
+}
+
+/// `verdict.yaml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verdict {
+    /// The oracle's title.
+    pub title: String,
+    /// Other titles of the same bug.
+    pub alt_titles: Vec<String>,
+    /// The oracle's type; empty when it has none.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The blamed function.
+    pub frame: Option<String>,
+    /// Hash of the stack, hexadecimal.
+    pub stack_hash: String,
+    /// Why the report is not whole.
+    pub corrupted: Option<String>,
+    /// How the epoch ended.
+    pub end: String,
+    /// Campaign time when it was first seen, seconds.
+    pub first_seen_secs: f64,
+    /// Programs executed until then.
+    pub execs: u64,
+}
+
+/// A finding read back.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// What the oracle said.
+    pub verdict: Verdict,
+    /// What it ran on.
+    pub record: Record,
+    /// What ran.
+    pub batch: Vec<Program>,
+    /// What the guest printed.
+    pub console: Vec<u8>,
+}
+
+impl Stored {
+    /// The epoch that shows it again.
+    pub fn epoch(&self) -> Epoch {
+        Epoch { programs: self.batch.clone(), canary: self.record.canary, leak_scan: self.record.leak_scan }
+    }
+}
+
+/// Reads the folder of a finding.
+///
+/// # Errors
+/// Names the file that is missing or wrong.
+pub fn load(dir: &Path) -> Result<Stored> {
+    let verdict = read_yaml(&dir.join(VERDICT))?;
+    let record: Record = read_yaml(&dir.join(PROVENANCE))?;
+    let batch = record.batch.iter().map(|name| {
+        let path = dir.join(BATCH).join(name);
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        text.parse::<Program>().with_context(|| format!("parse {}", path.display()))
+    });
+    let batch = batch.collect::<Result<Vec<Program>>>()?;
+    ensure!(!batch.is_empty(), "{}: the batch is empty", dir.join(PROVENANCE).display());
+    let path = dir.join("console.log");
+    let console = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    Ok(Stored { verdict, record, batch, console })
+}
+
+fn read_yaml<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
+    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    serde_yaml::from_str(&text).with_context(|| format!("parse {}", path.display()))
+}
+
+/// The findings of a campaign.
+#[derive(Debug)]
+pub struct Findings {
+    dir: PathBuf,
+    known: Vec<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    note: FindingNote,
+    titles: Vec<String>,
+}
+
+impl Findings {
+    /// Reads the folder, makes it when it is not there, and completes what a kill interrupted. Returns a warning for
+    /// each folder that is no finding.
+    ///
+    /// # Errors
+    /// When the folder cannot be read or made.
+    pub fn open(dir: &Path) -> Result<(Findings, Vec<String>)> {
+        disk::make_dir(dir)?;
+        disk::complete_dirs(dir, VERDICT)?;
+        let mut findings = Findings { dir: dir.to_owned(), known: Vec::new() };
+        let mut warnings = Vec::new();
+        for path in disk::list(dir)? {
+            match load(&path) {
+                Ok(stored) => findings.known.push(Known::new(&path, &stored)),
+                Err(error) => warnings.push(format!("{} is no finding: {error:#}", path.display())),
+            }
+        }
+        findings.known.sort_by_key(|known| number(&known.note.dir));
+        Ok((findings, warnings))
+    }
+
+    /// Index of the finding that has this title, or one of the others it goes by.
+    pub fn find(&self, report: &Report) -> Option<usize> {
+        let goes_by = |title: &String| *title == report.title || report.alt_titles.contains(title);
+        self.known.iter().position(|known| known.titles.iter().any(goes_by))
+    }
+
+    /// Seen again.
+    pub fn repeat(&mut self, idx: usize) {
+        self.known[idx].note.count += 1;
+    }
+
+    /// Sets how often findings were seen, from a stored campaign, by title.
+    pub fn set_count(&mut self, title: &str, count: u64) {
+        let known = self.known.iter_mut().find(|known| known.note.title == title);
+        if let Some(known) = known {
+            known.note.count = count.max(1);
+        }
+    }
+
+    /// Writes a new finding; its index.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn add(&mut self, evidence: &Evidence) -> Result<usize> {
+        let next = self.known.iter().map(|known| number(&known.note.dir)).max().unwrap_or(0) + 1;
+        let dir = self.dir.join(format!("{next}-{}", slug(&evidence.report.title)));
+        write(evidence, &dir)?;
+        let titles = [&evidence.report.title].into_iter().chain(&evidence.report.alt_titles);
+        let note = FindingNote {
+            title: evidence.report.title.clone(),
+            dir,
+            count: 1,
+            first_seen: evidence.first_seen,
+            execs: evidence.execs,
+            n_programs: evidence.batch.len(),
+        };
+        self.known.push(Known { note, titles: titles.cloned().collect() });
+        Ok(self.known.len() - 1)
+    }
+
+    /// Puts better evidence in the place of what a finding has.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn replace(&mut self, idx: usize, evidence: &Evidence) -> Result<()> {
+        let note = &mut self.known[idx].note;
+        write(evidence, &note.dir)?;
+        note.n_programs = evidence.batch.len();
+        Ok(())
+    }
+
+    /// One finding, in short.
+    pub fn note(&self, idx: usize) -> &FindingNote {
+        &self.known[idx].note
+    }
+
+    /// All of them, in order of discovery.
+    pub fn notes(&self) -> impl Iterator<Item = &FindingNote> {
+        self.known.iter().map(|known| &known.note)
+    }
+}
+
+impl Known {
+    fn new(dir: &Path, stored: &Stored) -> Known {
+        let verdict = &stored.verdict;
+        let titles = [&verdict.title].into_iter().chain(&verdict.alt_titles).cloned().collect();
+        let note = FindingNote {
+            title: verdict.title.clone(),
+            dir: dir.to_owned(),
+            count: 1,
+            first_seen: Duration::try_from_secs_f64(verdict.first_seen_secs).unwrap_or_default(),
+            execs: verdict.execs,
+            n_programs: stored.batch.len(),
+        };
+        Known { note, titles }
+    }
+}
+
+fn write(evidence: &Evidence, dir: &Path) -> Result<()> {
+    let report = &evidence.report;
+    let names: Vec<String> = (0..evidence.batch.len()).map(|idx| format!("{idx:04}.txt")).collect();
+    let record = Record { batch: names.clone(), ..evidence.record.clone() };
+    let verdict = Verdict {
+        title: report.title.clone(),
+        alt_titles: report.alt_titles.clone(),
+        kind: report.kind.clone(),
+        frame: report.frame.clone(),
+        stack_hash: format!("{:016x}", report.stack_hash),
+        corrupted: report.corrupted.clone(),
+        end: evidence.end.clone(),
+        first_seen_secs: evidence.first_seen.as_secs_f64(),
+        execs: evidence.execs,
+    };
+    disk::write_dir(dir, |temporary| {
+        let batch = temporary.join(BATCH);
+        disk::make_dir(&batch)?;
+        for (name, program) in names.iter().zip(&evidence.batch) {
+            disk::write(&batch.join(name), program.to_string().as_bytes())?;
+        }
+        if let Some(program) = evidence.program() {
+            disk::write(&temporary.join("program.txt"), program.to_string().as_bytes())?;
+        }
+        disk::write(&temporary.join("console.log"), &evidence.console)?;
+        disk::write(&temporary.join("report.md"), report::render(evidence, dir).as_bytes())?;
+        disk::write(&temporary.join(PROVENANCE), serde_yaml::to_string(&record)?.as_bytes())?;
+        disk::write(&temporary.join(VERDICT), serde_yaml::to_string(&verdict)?.as_bytes())
+    })
+}
+
+/// The number a finding's folder begins with.
+fn number(dir: &Path) -> u64 {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    name.split('-').next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
+}
+
+/// A title as part of a file name.
+fn slug(title: &str) -> String {
+    let words = title.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let mut slug = String::new();
+    for word in words {
+        if slug.len() + 1 + word.len() > SLUG_MAX {
+            break;
+        }
+        if !slug.is_empty() {
+            slug.push('-');
+        }
+        slug.push_str(&word.to_ascii_lowercase());
+    }
+    slug
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::corpus::SEEDS;
+
+    fn evidence(title: &str) -> Evidence {
+        let batch: Vec<Program> = SEEDS.iter().take(3).map(|(_, text)| text.parse().unwrap()).collect();
+        let console = b"[1.0] BUG: something in shrink_slab\n[1.1] ```\n".to_vec();
+        let record = Record {
+            provenance: Provenance {
+                instance: "kasan-6.12".into(),
+                engine: "det".into(),
+                ..Provenance::default()
+            },
+            schedule: batch[0].schedule,
+            canary: 0,
+            leak_scan: true,
+            seed: u64::MAX,
+            in_flight: Some(2),
+            reduced_from: None,
+            batch: Vec::new(),
+        };
+        let alt_titles = vec![format!("{title}, otherwise")];
+        let report = Report { title: title.into(), alt_titles, end: console.len(), ..Report::default() };
+        let first_seen = Duration::from_millis(1500);
+        Evidence { report, end: "kernel".into(), console, batch, record, first_seen, execs: 9 }
+    }
+
+    #[test]
+    fn a_finding_is_written_read_back_and_known_by_any_of_its_titles() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut findings, _) = Findings::open(dir.path()).unwrap();
+        let first = evidence("KASAN: use-after-free Read in shrink_slab");
+        assert_eq!(findings.find(&first.report), None);
+        findings.add(&first).unwrap();
+        findings.add(&evidence("INFO: task hung in shrinker_free")).unwrap();
+        assert_eq!(findings.note(0).dir, dir.path().join("1-kasan-use-after-free-read-in-shrink-slab"));
+
+        let (findings, warnings) = Findings::open(dir.path()).unwrap();
+        assert_eq!(warnings, [""; 0]);
+        let other_name =
+            Report { title: "INFO: task hung in shrinker_free, otherwise".into(), ..Report::default() };
+        assert_eq!(findings.find(&other_name), Some(1));
+        let stored = load(&findings.note(0).dir).unwrap();
+        assert_eq!(stored.batch, first.batch);
+        assert_eq!(stored.console, first.console);
+        assert_eq!(stored.verdict.first_seen_secs, 1.5);
+        assert_eq!(stored.record.batch, ["0000.txt", "0001.txt", "0002.txt"]);
+        let epoch = stored.epoch();
+        assert!(epoch.leak_scan && epoch.programs == first.batch);
+        let text = fs::read_to_string(findings.note(0).dir.join("report.md")).unwrap();
+        for part in
+            ["# KASAN: use-after-free", "cargo xtask repro", "````text", "kasan-6.12", "`batch/0001.txt`"]
+        {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        assert!(text.contains("shrinker_alloc(numa\\|memcg) into slot 2"), "{text}");
+    }
+
+    #[test]
+    fn a_kill_between_two_renames_loses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut findings, _) = Findings::open(dir.path()).unwrap();
+        findings.add(&evidence("one")).unwrap();
+        findings.add(&evidence("two")).unwrap();
+        let (whole, cut) = (findings.note(0).dir.clone(), findings.note(1).dir.clone());
+        fs::rename(&whole, disk::partial(&whole)).unwrap();
+        fs::remove_file(cut.join(VERDICT)).unwrap();
+        fs::rename(&cut, disk::partial(&cut)).unwrap();
+        let (findings, warnings) = Findings::open(dir.path()).unwrap();
+        assert_eq!(warnings, [""; 0]);
+        assert_eq!(findings.notes().map(|note| note.title.as_str()).collect::<Vec<_>>(), ["one"]);
+    }
+
+    #[test]
+    fn slugs_are_file_names() {
+        assert_eq!(slug("BUG: ../../etc; rm -rf *"), "bug-etc-rm-rf");
+        assert!(slug(&"long ".repeat(100)).len() <= SLUG_MAX);
+    }
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `report.md` of a finding: a pure function of the evidence. What the guest printed is escaped: a kernel under test may
+//! print anything.
+
+use std::{fmt::Write, path::Path};
+
+use harness::program::{Program, describe};
+
+use crate::findings::Evidence;
+
+/// Longest piece of console quoted, bytes.
+const QUOTE_BYTES_MAX: usize = 16 << 10;
+/// Frames of the blamed stack shown.
+const FRAMES_MAX: usize = 32;
+
+/// The report. `folder` is where it will lie.
+pub fn render(evidence: &Evidence, folder: &Path) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_head(&mut out, evidence);
+    let _ = write_reproduce(&mut out, evidence, folder);
+    write_stack(&mut out, evidence);
+    write_programs(&mut out, evidence);
+    out
+}
+
+fn write_head(out: &mut String, evidence: &Evidence) -> std::fmt::Result {
+    let (report, run) = (&evidence.report, &evidence.record);
+    let kind = if report.kind.is_empty() { "unknown".to_owned() } else { inline(&report.kind) };
+    writeln!(out, "# {}\n", inline(&report.title))?;
+    writeln!(out, "| | |\n|---|---|")?;
+    writeln!(out, "| type | {kind} |")?;
+    if let Some(frame) = &report.frame {
+        writeln!(out, "| blamed | {} |", inline(frame))?;
+    }
+    for title in &report.alt_titles {
+        writeln!(out, "| also known as | {} |", inline(title))?;
+    }
+    if let Some(why) = &report.corrupted {
+        writeln!(out, "| report damaged | {} |", inline(why))?;
+    }
+    writeln!(out, "| instance | {} |", inline(&run.provenance.instance))?;
+    writeln!(out, "| engine | {} |", inline(&run.provenance.engine))?;
+    writeln!(out, "| schedule | {} vCPUs, icount shift {} |", run.schedule.vcpus, run.schedule.shift)?;
+    writeln!(out, "| boot arguments | {} |", inline(&run.provenance.boot_arguments))?;
+    writeln!(out, "| the epoch ended | {} |", inline(&evidence.end))?;
+    let (secs, execs) = (evidence.first_seen.as_secs(), evidence.execs);
+    writeln!(out, "| first seen | after {secs} s and {execs} programs |\n")
+}
+
+fn write_reproduce(out: &mut String, evidence: &Evidence, folder: &Path) -> std::fmt::Result {
+    writeln!(out, "## Reproduce\n\n    cargo xtask repro {}\n", folder.display())?;
+    let n_programs = evidence.batch.len();
+    match evidence.record.reduced_from {
+        Some(n_found) => writeln!(
+            out,
+            "Found in a batch of {n_found}; {n_programs} of them, run alone, showed the same title and are kept here.\n"
+        ),
+        None => writeln!(out, "The whole batch as it ran, {n_programs} programs, is in `batch/`.\n"),
+    }
+}
+
+fn write_stack(out: &mut String, evidence: &Evidence) {
+    let report = &evidence.report;
+    if !report.frames.is_empty() {
+        let mut stack = String::new();
+        for frame in report.frames.iter().take(FRAMES_MAX) {
+            let module = frame.module.as_ref().map_or(String::new(), |module| format!(" [{module}]"));
+            let sure = if frame.reliable { "" } else { "? " };
+            let _ = writeln!(stack, "{sure}{}+{:#x}/{:#x}{module}", frame.function, frame.offset, frame.size);
+        }
+        let _ = write!(out, "## Stack\n\n{}", quote(&stack));
+    }
+    let end = report.end.min(evidence.console.len());
+    let raw = &evidence.console[report.start.min(end)..end];
+    let shown = &raw[..raw.len().min(QUOTE_BYTES_MAX)];
+    if shown.is_empty() {
+        let from = evidence.console.len().saturating_sub(QUOTE_BYTES_MAX / 4);
+        let tail = String::from_utf8_lossy(&evidence.console[from..]);
+        let _ = write!(out, "## End of the console\n\n{}", quote(&tail));
+        return;
+    }
+    let _ = write!(out, "## Kernel log\n\n{}", quote(&String::from_utf8_lossy(shown)));
+    if shown.len() < raw.len() {
+        let _ = writeln!(out, "Cut here; all of it is in `console.log`.\n");
+    }
+}
+
+fn write_programs(out: &mut String, evidence: &Evidence) {
+    let last = evidence.batch.len().saturating_sub(1);
+    match evidence.program() {
+        Some(program) => {
+            let _ = write!(out, "## Program\n\n{}", quote(&program.to_string()));
+            write_words(out, program);
+        }
+        None => out.push_str("## Program\n\nNone was in flight: the batch had ended.\n\n"),
+    }
+    if last > 0 {
+        let _ = writeln!(out, "## Rest of the batch\n\nRun before it, in order:\n");
+        for (idx, program) in evidence.batch[..last].iter().enumerate() {
+            let (n_threads, n_ops) = (program.threads.len(), program.n_ops());
+            let _ = writeln!(out, "- `batch/{idx:04}.txt`: {n_threads} threads, {n_ops} ops");
+        }
+    }
+}
+
+fn write_words(out: &mut String, program: &Program) {
+    out.push_str("In words:\n\n");
+    for (idx, thread) in program.threads.iter().enumerate() {
+        let _ = writeln!(out, "- thread {idx}, pinned to CPU {}", thread.cpu);
+        for op in &thread.ops {
+            let _ = writeln!(out, "  - {}", inline(&describe(op)));
+        }
+    }
+    out.push('\n');
+}
+
+/// Text from the guest, for use within a line of markdown.
+fn inline(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '\\' | '`' | '*' | '[' | ']' | '|' | '#' | '~' => out.extend(['\\', c]),
+            c if c.is_control() => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Text from the guest as a block nothing in it can end.
+fn quote(text: &str) -> String {
+    let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(longest.max(2) + 1);
+    let mut body = String::with_capacity(text.len());
+    for c in text.replace("\r\n", "\n").chars() {
+        match c {
+            '\n' | '\t' => body.push(c),
+            c if c.is_control() => body.extend(c.escape_default()),
+            c => body.push(c),
+        }
+    }
+    let gap = if body.ends_with('\n') { "" } else { "\n" };
+    format!("{fence}text\n{body}{gap}{fence}\n\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_guest_prints_cannot_leave_its_block_or_line() {
+        assert_eq!(quote("a\r\n```\n\x1b[31m"), "````text\na\n```\n\\u{1b}[31m\n````\n\n");
+        assert_eq!(inline("a|<b>`c`\n# d"), "a\\|&lt;b&gt;\\`c\\`\\n\\# d");
+    }
+}

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Whole campaigns over fake guests.
+
+mod fake;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use fake::{FakeGuests, HANG, LEAK, RACE, Trouble, judge};
+use fuzz::{
+    campaign::run,
+    config::{BatchSize, CampaignConfig, Reduce},
+    findings,
+    status::{CampaignEnd, Event, Summary},
+};
+use harness::program::{Program, Schedule};
+
+static NEVER: AtomicBool = AtomicBool::new(false);
+
+fn config(dir: &Path, seed: u64, execs_max: u64) -> CampaignConfig<'static> {
+    CampaignConfig {
+        dir: dir.to_owned(),
+        instance: "fake".into(),
+        seed,
+        // Only a loop that hangs meets it.
+        time_max: Some(Duration::from_secs(120)),
+        execs_max: Some(execs_max),
+        stop: &NEVER,
+        schedules: vec![Schedule { vcpus: 2, shift: 3 }, Schedule { vcpus: 4, shift: 3 }],
+        jobs: 2,
+        batch: BatchSize::Fixed(32),
+        canary: 0,
+        leak_scan_every: 4,
+        reduce: Reduce::Batch,
+        judge: &judge,
+    }
+}
+
+fn fuzz(config: &CampaignConfig<'_>) -> (Summary, Vec<Event>) {
+    fuzz_with(config, &mut FakeGuests::healthy())
+}
+
+fn fuzz_with(config: &CampaignConfig<'_>, guests: &mut FakeGuests) -> (Summary, Vec<Event>) {
+    let mut events = Vec::new();
+    let summary = run(config, guests, &mut |event| events.push(event)).unwrap();
+    (summary, events)
+}
+
+fn warnings(events: &[Event]) -> Vec<&str> {
+    let warning = |event| match event {
+        &Event::Warning(ref text) => Some(text.as_str()),
+        _ => None,
+    };
+    events.iter().filter_map(warning).collect()
+}
+
+fn names(dir: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn titles(summary: &Summary) -> BTreeSet<&str> {
+    summary.findings.iter().map(|note| note.title.as_str()).collect()
+}
+
+#[test]
+fn every_planted_bug_is_found_once_and_reduced_to_one_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let (summary, events) = fuzz(&config(dir.path(), 1, 20_000));
+    assert_eq!(summary.end, CampaignEnd::Execs);
+    assert_eq!(titles(&summary), BTreeSet::from([HANG, RACE, LEAK]));
+    assert_eq!(names(&dir.path().join("findings")).len(), 3);
+    assert!(summary.status.findings_total > 3, "repeats are counted, not stored");
+    for note in &summary.findings {
+        let stored = findings::load(&note.dir).unwrap();
+        assert_eq!(stored.batch.len(), 1, "{}", note.title);
+        assert!(stored.record.reduced_from.unwrap() > 1, "{}", note.title);
+        assert_eq!(stored.record.provenance.instance, "fake");
+        assert_eq!(judge(&stored.console)[0].title, note.title);
+        let program: Program = fs::read_to_string(note.dir.join("program.txt")).unwrap().parse().unwrap();
+        assert_eq!(program, stored.batch[0]);
+    }
+    let new = events.iter().filter(|event| matches!(event, Event::NewFinding(_))).count();
+    assert_eq!(new, 3);
+    assert!(summary.phases.iter().any(|(name, _)| *name == "guests"), "{:?}", summary.phases);
+}
+
+#[test]
+fn a_finding_replays_from_its_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let (summary, _) = fuzz(&config(dir.path(), 2, 20_000));
+    assert!(!summary.findings.is_empty());
+    for note in &summary.findings {
+        use fuzz::guests::Guests;
+        let mut guests = FakeGuests::healthy();
+        guests.submit(findings::load(&note.dir).unwrap().epoch()).unwrap();
+        let outcome = guests.next(Duration::ZERO).unwrap().unwrap();
+        assert_eq!(judge(&outcome.console)[0].title, note.title);
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_campaign() {
+    let campaign = |seed| {
+        let dir = tempfile::tempdir().unwrap();
+        let (summary, _) = fuzz(&config(dir.path(), seed, 5_000));
+        let findings: Vec<_> = summary.findings.iter().map(|note| (note.title.clone(), note.execs)).collect();
+        (names(&dir.path().join("corpus")), findings, summary.status.execs)
+    };
+    let (first, second, other) = (campaign(3), campaign(3), campaign(4));
+    assert!(first.0.len() > 50, "{} programs in the corpus", first.0.len());
+    assert_eq!(first, second);
+    assert_ne!(first.0, other.0);
+}
+
+#[test]
+fn a_known_bug_does_not_starve_the_campaign() {
+    // Nearly every epoch dies; programs behind the crash must have their turn all the same.
+    let dir = tempfile::tempdir().unwrap();
+    let mut guests = FakeGuests::healthy();
+    let (summary, _) = fuzz_with(&config(dir.path(), 5, 20_000), &mut guests);
+    let status = &summary.status;
+    assert!(status.findings_total > 20, "the model's bugs are common: {}", status.findings_total);
+    assert!(status.corpus > 50 && status.edges > 500, "{status}");
+    assert!(guests.sizes.iter().all(|&size| size <= 32));
+}
+
+#[test]
+fn a_killed_campaign_goes_on_with_one_call() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), 6, 6_000);
+    let mut guests = FakeGuests::new(|n| if n == 80 { Trouble::Kill } else { Trouble::None });
+    catch_unwind(AssertUnwindSafe(|| fuzz_with(&config, &mut guests))).unwrap_err();
+    let (corpus, found) = (names(&dir.path().join("corpus")), names(&dir.path().join("findings")));
+    assert!(corpus.len() > 20 && !found.is_empty());
+
+    let (summary, events) = fuzz(&config);
+    assert_eq!(warnings(&events), [""; 0]);
+    assert!(summary.status.execs >= 6_000);
+    assert!(names(&dir.path().join("corpus")).is_superset(&corpus));
+    assert!(names(&dir.path().join("findings")).is_superset(&found));
+    let mut unique = titles(&summary);
+    assert_eq!(unique.len(), summary.findings.len(), "nothing is found anew");
+    assert!(unique.remove(HANG) || unique.remove(RACE) || unique.remove(LEAK));
+    let stats = fs::read_to_string(dir.path().join("stats.jsonl")).unwrap();
+    assert!(stats.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
+}
+
+#[test]
+fn a_resumed_campaign_reaches_the_coverage_it_had() {
+    let dir = tempfile::tempdir().unwrap();
+    let (before, _) = fuzz(&config(dir.path(), 7, 3_000));
+    let (after, _) = fuzz(&config(dir.path(), 7, 3_000 + before.status.corpus as u64 + 64));
+    assert!(after.status.edges >= before.status.edges, "{} < {}", after.status.edges, before.status.edges);
+    assert!(after.status.execs > before.status.execs);
+    assert!(after.status.elapsed_secs >= before.status.elapsed_secs);
+}
+
+#[test]
+fn a_truncated_corpus_file_and_a_garbled_state_are_warnings() {
+    let dir = tempfile::tempdir().unwrap();
+    fuzz(&config(dir.path(), 8, 1_000));
+    let corpus = dir.path().join("corpus");
+    let victim = corpus.join(names(&corpus).first().unwrap());
+    let text = fs::read(&victim).unwrap();
+    fs::write(&victim, &text[..text.len() / 2]).unwrap();
+    fs::write(dir.path().join("state.json"), b"{\"version\": 1,").unwrap();
+
+    let (summary, events) = fuzz(&config(dir.path(), 8, 1_000));
+    let warnings = warnings(&events);
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings.iter().any(|text| text.contains("state.json")), "{warnings:?}");
+    assert!(warnings.iter().any(|text| text.contains(victim.to_str().unwrap())), "{warnings:?}");
+    assert!(summary.status.corpus > 20);
+    assert!(corpus.join("broken").join(victim.file_name().unwrap()).exists());
+}
+
+#[test]
+fn a_dead_machine_is_no_finding_and_its_programs_run_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let trouble = |n: u64| if n.is_multiple_of(5) { Trouble::Machine } else { Trouble::None };
+    let mut guests = FakeGuests::new(trouble);
+    let (summary, events) = fuzz_with(&config(dir.path(), 9, 3_000), &mut guests);
+    assert_eq!(summary.end, CampaignEnd::Execs);
+    assert!(summary.status.infrastructure > 10);
+    assert!(events.iter().any(|event| matches!(event, Event::Infrastructure { in_a_row: 1, .. })));
+    assert!(titles(&summary).is_subset(&BTreeSet::from([HANG, RACE, LEAK])), "{:?}", titles(&summary));
+    let log = fs::read_to_string(dir.path().join("infrastructure/0.log")).unwrap();
+    assert!(log.contains("machine: exit status 1"), "{log}");
+}
+
+#[test]
+fn eight_dead_machines_in_a_row_end_the_campaign() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut guests = FakeGuests::new(|n| if n > 3 { Trouble::Machine } else { Trouble::None });
+    let (summary, _) = fuzz_with(&config(dir.path(), 10, 100_000), &mut guests);
+    assert_eq!(summary.end, CampaignEnd::Infrastructure);
+    assert_eq!(summary.status.infrastructure, 8);
+}
+
+#[test]
+fn the_stop_flag_ends_a_campaign_and_what_it_learned_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let stop = AtomicBool::new(false);
+    let config = CampaignConfig { stop: &stop, execs_max: None, ..config(dir.path(), 11, 0) };
+    let mut guests = FakeGuests::healthy();
+    let summary = run(&config, &mut guests, &mut |event| {
+        if matches!(event, Event::NewFinding(_) | Event::Status(_)) {
+            stop.store(true, Ordering::Relaxed);
+        }
+    });
+    assert_eq!(summary.unwrap().end, CampaignEnd::Stopped);
+    assert!(dir.path().join("state.json").exists());
+}
+
+#[test]
+fn a_folder_has_one_campaign_on_one_instance() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = config(dir.path(), 12, 100);
+    fuzz(&first);
+    let other = CampaignConfig { instance: "perf-6.12".into(), ..config(dir.path(), 12, 100) };
+    let error = run(&other, &mut FakeGuests::healthy(), &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("instance fake, not perf-6.12"), "{error}");
+
+    let held = fuzz::disk::lock(dir.path()).unwrap();
+    let error = run(&first, &mut FakeGuests::healthy(), &mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("another campaign is at work"), "{error}");
+    drop(held);
+}
