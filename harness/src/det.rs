@@ -237,12 +237,9 @@ fn run(plan: Plan<'_>, state: Option<&Path>, epoch: &Epoch, limits: Limits, run_
             EpochOutcome { end, console, programs, in_flight, wall: started.elapsed(), in_guest }
         }
         Err(error) => EpochOutcome {
-            end: EpochEnd::Machine(error.to_string()),
             console: fs::read(console_path(run_dir)).unwrap_or_default(),
-            programs: vec![Default::default(); epoch.programs.len()],
-            in_flight: None,
             wall: started.elapsed(),
-            in_guest: Duration::ZERO,
+            ..EpochOutcome::failed(EpochEnd::Machine(error.to_string()), epoch.programs.len())
         },
     }
 }

@@ -33,6 +33,20 @@ pub struct EpochOutcome {
     pub in_guest: Duration,
 }
 
+impl EpochOutcome {
+    /// The outcome of an epoch of `n` programs that never ran.
+    pub fn failed(end: EpochEnd, n: usize) -> EpochOutcome {
+        EpochOutcome {
+            end,
+            console: Vec::new(),
+            programs: vec![ProgramOutcome::default(); n],
+            in_flight: None,
+            wall: Duration::ZERO,
+            in_guest: Duration::ZERO,
+        }
+    }
+}
+
 /// How an epoch ended. Whose fault it is, is in the type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EpochEnd {

@@ -3,7 +3,7 @@
 //!
 //! In data-flow order: a [`program`] is what runs; an [`epoch`] is a batch of programs and what became of it; a
 //! [`guest`] is what it runs on; [`machine`] is one QEMU process, talked to over [`qmp`] and [`shm`]; [`det`] and
-//! [`par`] are the two engines; the [`oracle`] reads the console.
+//! [`par`] are the two engines, [`pool`] runs several guests; the [`oracle`] reads the console.
 
 pub mod det;
 pub mod epoch;
@@ -11,6 +11,7 @@ pub mod guest;
 pub mod machine;
 pub mod oracle;
 pub mod par;
+pub mod pool;
 pub mod program;
 pub mod qmp;
 pub mod shm;

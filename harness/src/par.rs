@@ -51,13 +51,8 @@ impl Stream {
     pub fn run_epoch(&mut self, epoch: &Epoch, limits: Limits) -> EpochOutcome {
         let started = Instant::now();
         let outcome = self.try_run(epoch, limits);
-        let outcome = outcome.unwrap_or_else(|error| EpochOutcome {
-            end: EpochEnd::Machine(error.to_string()),
-            console: Vec::new(),
-            programs: vec![Default::default(); epoch.programs.len()],
-            in_flight: None,
-            wall: Duration::ZERO,
-            in_guest: Duration::ZERO,
+        let outcome = outcome.unwrap_or_else(|error| {
+            EpochOutcome::failed(EpochEnd::Machine(error.to_string()), epoch.programs.len())
         });
         if outcome.end != EpochEnd::Done {
             self.live = None;
@@ -103,7 +98,7 @@ fn boot(
 ) -> Result<Live, MachineError> {
     let memory = Memory::Private;
     let plan = Plan { guest, schedule, execution, start: Start::Boot, memory: &memory, doorbell: true };
-    let mut machine = Machine::start(plan, run_dir, |_| Ok(()))?;
+    let machine = Machine::start(plan, run_dir, |_| Ok(()))?;
     let bell_path = machine.doorbell();
     let bell = UnixStream::connect(&bell_path)
         .and_then(|bell| bell.set_read_timeout(Some(LOOK_EVERY)).map(|()| bell))

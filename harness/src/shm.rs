@@ -81,7 +81,8 @@ impl Shm {
         if n > BATCH_MAX {
             return Err(io::Error::other(format!("{n} programs in a batch, {BATCH_MAX} fit")));
         }
-        let mut offset = PROGRAMS_OFFSET + n * size_of::<ProgramRef>();
+        // The table has its full length, so that a program lies where it lay when more followed it.
+        let mut offset = PROGRAMS_OFFSET + BATCH_MAX * size_of::<ProgramRef>();
         for (idx, program) in epoch.programs.iter().enumerate() {
             let wire = program.to_wire();
             if offset + wire.len() > PROGRAMS_OFFSET + PROGRAMS_BYTES {

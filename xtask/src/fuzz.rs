@@ -229,7 +229,21 @@ impl Guests for PoolGuests {
             artifacts: self.machine.artifacts.clone(),
             boot_arguments: format!("{BASE_APPEND} {}", self.machine.config.append).trim_end().to_owned(),
             snapshot,
-            extra: BTreeMap::new(),
+            extra: self.recipe(),
         }
+    }
+}
+
+impl PoolGuests {
+    /// How the machine was made, for a machine that does not have it in its cache.
+    fn recipe(&self) -> BTreeMap<String, String> {
+        let recipe = &self.machine.recipe;
+        let patches: Vec<String> = recipe.patches.iter().map(|patch| patch.display().to_string()).collect();
+        let linux = recipe.linux.as_ref().map(|dir| dir.display().to_string());
+        [("append", recipe.append.clone()), ("linux", linux.unwrap_or_default()), ("patches", patches.join("\n"))]
+            .into_iter()
+            .filter(|(_, value)| !value.is_empty())
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
     }
 }

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Guests side by side: epochs go in, outcomes come out in order of submission, whichever guest is done first.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
+    thread,
+    time::Duration,
+};
+
+use crate::{
+    det::{self, Limits, Snapshot},
+    epoch::{Epoch, EpochEnd, EpochOutcome},
+    guest::{Execution, GuestConfig},
+    machine::MachineError,
+    par::Stream,
+    program::Schedule,
+};
+
+/// What every worker needs.
+#[derive(Clone, Debug)]
+pub struct PoolConfig {
+    /// Kernel and machine.
+    pub guest: GuestConfig,
+    /// Engine: deterministic, or one of the parallel two.
+    pub execution: Execution,
+    /// Guests side by side.
+    pub jobs: usize,
+    /// Limits of an epoch.
+    pub limits: Limits,
+    /// Folder of snapshots; deterministic engine only.
+    pub snapshots: PathBuf,
+}
+
+/// A pool of guests. Dropping it abandons what runs.
+pub struct Pool {
+    shared: Arc<Shared>,
+    outcomes: mpsc::Receiver<(u64, EpochOutcome)>,
+    early: BTreeMap<u64, EpochOutcome>,
+    n_submitted: u64,
+    n_answered: u64,
+    run_root: PathBuf,
+}
+
+struct Shared {
+    config: PoolConfig,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    snapshots: Mutex<BTreeMap<Schedule, Snapshot>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    epochs: VecDeque<(u64, Epoch)>,
+    closed: bool,
+}
+
+impl Pool {
+    /// Starts the workers; machines start with the first epoch.
+    ///
+    /// # Errors
+    /// When the folder for running machines cannot be made.
+    pub fn new(config: PoolConfig) -> io::Result<Pool> {
+        let run_root = fresh_run_dir()?;
+        let (send, outcomes) = mpsc::channel();
+        let jobs = config.jobs.max(1);
+        let shared = Arc::new(Shared {
+            config,
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            snapshots: Mutex::default(),
+        });
+        for job in 0..jobs {
+            let (shared, send, run_dir) = (Arc::clone(&shared), send.clone(), run_root.join(format!("job{job}")));
+            thread::Builder::new().name(format!("guest{job}")).spawn(move || work(&shared, &send, &run_dir))?;
+        }
+        Ok(Pool { shared, outcomes, early: BTreeMap::new(), n_submitted: 0, n_answered: 0, run_root })
+    }
+
+    /// What the pool was made with.
+    pub fn config(&self) -> &PoolConfig {
+        &self.shared.config
+    }
+
+    /// The snapshot epochs of a schedule start from, made now if need be.
+    ///
+    /// # Errors
+    /// When the guest does not boot.
+    pub fn snapshot(&self, schedule: Schedule) -> Result<Snapshot, MachineError> {
+        self.shared.snapshot(schedule)
+    }
+
+    /// Queues an epoch.
+    pub fn submit(&mut self, epoch: Epoch) {
+        lock(&self.shared.queue).epochs.push_back((self.n_submitted, epoch));
+        self.n_submitted += 1;
+        self.shared.wake.notify_one();
+    }
+
+    /// The answer to the oldest epoch without one, if it comes within `wait`.
+    pub fn next(&mut self, wait: Duration) -> Option<EpochOutcome> {
+        let deadline = std::time::Instant::now() + wait;
+        loop {
+            if let Some(outcome) = self.early.remove(&self.n_answered) {
+                self.n_answered += 1;
+                return Some(outcome);
+            }
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            let (number, outcome) = self.outcomes.recv_timeout(left).ok()?;
+            // Answers to cancelled epochs have old numbers.
+            if number >= self.n_answered {
+                self.early.insert(number, outcome);
+            }
+        }
+    }
+
+    /// Runs one epoch and waits for it.
+    pub fn run(&mut self, epoch: Epoch) -> EpochOutcome {
+        self.submit(epoch);
+        loop {
+            if let Some(outcome) = self.next(Duration::from_secs(3600)) {
+                return outcome;
+            }
+        }
+    }
+
+    /// Forgets every epoch not yet answered; what already runs, runs to its end unheard.
+    pub fn cancel(&mut self) {
+        lock(&self.shared.queue).epochs.clear();
+        self.n_answered = self.n_submitted;
+        self.early.clear();
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        lock(&self.shared.queue).closed = true;
+        self.shared.wake.notify_all();
+        let _ = fs::remove_dir_all(&self.run_root);
+    }
+}
+
+impl Shared {
+    fn snapshot(&self, schedule: Schedule) -> Result<Snapshot, MachineError> {
+        let mut snapshots = lock(&self.snapshots);
+        if let Some(snapshot) = snapshots.get(&schedule) {
+            return Ok(snapshot.clone());
+        }
+        let snapshot = det::snapshot(&self.config.guest, schedule, &self.config.snapshots)?;
+        snapshots.insert(schedule, snapshot.clone());
+        Ok(snapshot)
+    }
+
+    fn take(&self) -> Option<(u64, Epoch)> {
+        let mut queue = lock(&self.queue);
+        loop {
+            if queue.closed {
+                return None;
+            }
+            if let Some(next) = queue.epochs.pop_front() {
+                return Some(next);
+            }
+            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+fn work(shared: &Shared, send: &mpsc::Sender<(u64, EpochOutcome)>, run_dir: &Path) {
+    let mut stream: Option<(Schedule, Stream)> = None;
+    while let Some((number, epoch)) = shared.take() {
+        let outcome = run_one(shared, &epoch, run_dir, &mut stream);
+        if send.send((number, outcome)).is_err() {
+            return;
+        }
+    }
+}
+
+fn run_one(
+    shared: &Shared,
+    epoch: &Epoch,
+    run_dir: &Path,
+    stream: &mut Option<(Schedule, Stream)>,
+) -> EpochOutcome {
+    let config = &shared.config;
+    let schedule = epoch.programs.first().map(|program| program.schedule).unwrap_or_default();
+    if config.execution == Execution::Deterministic {
+        return match shared.snapshot(schedule) {
+            Ok(snapshot) => det::run_epoch(&config.guest, &snapshot, epoch, config.limits, run_dir),
+            Err(error) => EpochOutcome::failed(EpochEnd::Machine(error.to_string()), epoch.programs.len()),
+        };
+    }
+    // One living guest a worker; another number of vCPUs is another machine.
+    if stream.as_ref().is_none_or(|(have, _)| have.vcpus != schedule.vcpus) {
+        let new = Stream::new(config.guest.clone(), schedule, config.execution, run_dir.to_owned());
+        *stream = Some((schedule, new));
+    }
+    match stream {
+        Some((_, stream)) => stream.run_epoch(epoch, config.limits),
+        None => EpochOutcome::failed(EpochEnd::Machine("no guest".into()), epoch.programs.len()),
+    }
+}
+
+/// A folder of this process for sockets, consoles and shared memory; in memory where there is room for that.
+fn fresh_run_dir() -> io::Result<PathBuf> {
+    static COUNTER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let n = COUNTER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let name = format!("shrinktorture-{}-{n}", std::process::id());
+    let dirs = [PathBuf::from("/dev/shm"), std::env::temp_dir()];
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for dir in dirs {
+        match fs::create_dir(dir.join(&name)) {
+            Ok(()) => return Ok(dir.join(&name)),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A worker that panicked leaves plain data behind; the others go on.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
