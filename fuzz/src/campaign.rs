@@ -138,7 +138,7 @@ fn classify(end: &EpochEnd, reports: Vec<Report>) -> Class {
         EpochEnd::Done => Class::Fine,
         EpochEnd::Kernel => silent("kernel complaint without a report"),
         EpochEnd::Deadline => silent("op deadline without a report"),
-        EpochEnd::Lost | EpochEnd::Harness(_) | EpochEnd::Machine(_) => Class::Infrastructure,
+        EpochEnd::Lost(_) | EpochEnd::Harness(_) | EpochEnd::Machine(_) => Class::Infrastructure,
     }
 }
 
@@ -148,7 +148,7 @@ fn end_text(end: &EpochEnd) -> String {
         EpochEnd::Done => "done".into(),
         EpochEnd::Kernel => "kernel".into(),
         EpochEnd::Deadline => "deadline".into(),
-        EpochEnd::Lost => "lost".into(),
+        EpochEnd::Lost(why) => format!("lost: {why}"),
         EpochEnd::Harness(what) => format!("harness: {what}"),
         EpochEnd::Machine(what) => format!("machine: {what}"),
     }
@@ -525,7 +525,7 @@ mod tests {
     #[test]
     fn the_console_decides_and_only_a_silent_one_leaves_it_to_the_end() {
         let report = Report { title: "KASAN: bad".into(), ..Report::default() };
-        assert_eq!(classify(&EpochEnd::Lost, vec![report.clone()]), Class::Finding(report));
+        assert_eq!(classify(&EpochEnd::Lost("silent".into()), vec![report.clone()]), Class::Finding(report));
         assert_eq!(classify(&EpochEnd::Done, Vec::new()), Class::Fine);
         assert_eq!(classify(&EpochEnd::Harness("no cgroup".into()), Vec::new()), Class::Infrastructure);
         assert_eq!(classify(&EpochEnd::Machine("gone".into()), Vec::new()), Class::Infrastructure);

@@ -53,11 +53,13 @@ fn fuzz_with(config: &CampaignConfig<'_>, guests: &mut FakeGuests) -> (Summary, 
 }
 
 fn warnings(events: &[Event]) -> Vec<&str> {
-    let warning = |event| match event {
-        &Event::Warning(ref text) => Some(text.as_str()),
-        _ => None,
-    };
-    events.iter().filter_map(warning).collect()
+    let mut texts = Vec::new();
+    for event in events {
+        if let Event::Warning(text) = event {
+            texts.push(text.as_str());
+        }
+    }
+    texts
 }
 
 fn names(dir: &Path) -> BTreeSet<String> {
