@@ -48,11 +48,11 @@ const INFRASTRUCTURE_LOGS_MAX: u64 = 16;
 /// # Errors
 /// When the folder cannot be used or the pool of guests breaks. Failures of single epochs are counted instead.
 pub fn run(
-    config: &CampaignConfig<'_>,
+    config: CampaignConfig<'_>,
     guests: &mut dyn Guests,
     events: &mut dyn FnMut(Event),
 ) -> Result<Summary> {
-    let mut campaign = Campaign::open(config, events)?;
+    let mut campaign = Campaign::open(&config, events)?;
     let end = campaign.drive(guests);
     guests.cancel();
     // Stored even when the pool broke: what was learned until then is not its fault.

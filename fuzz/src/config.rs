@@ -6,6 +6,7 @@ use std::{path::PathBuf, sync::atomic::AtomicBool, time::Duration};
 use harness::{oracle::Report, program::Schedule};
 
 /// Everything a campaign is told. Plain data and two references; the guests are handed over separately.
+#[derive(Clone)]
 pub struct CampaignConfig<'a> {
     /// Folder of the campaign; made when it is not there, resumed when it is.
     pub dir: PathBuf,

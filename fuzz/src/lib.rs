@@ -26,3 +26,5 @@ pub mod report;
 pub mod scheduler;
 pub mod status;
 pub mod stored;
+
+pub use campaign::run;

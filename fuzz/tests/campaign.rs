@@ -48,7 +48,7 @@ fn fuzz(config: &CampaignConfig<'_>) -> (Summary, Vec<Event>) {
 
 fn fuzz_with(config: &CampaignConfig<'_>, guests: &mut FakeGuests) -> (Summary, Vec<Event>) {
     let mut events = Vec::new();
-    let summary = run(config, guests, &mut |event| events.push(event)).unwrap();
+    let summary = run(config.clone(), guests, &mut |event| events.push(event)).unwrap();
     (summary, events)
 }
 
@@ -212,7 +212,7 @@ fn the_stop_flag_ends_a_campaign_and_what_it_learned_is_kept() {
     let stop = AtomicBool::new(false);
     let config = CampaignConfig { stop: &stop, execs_max: None, ..config(dir.path(), 11, 0) };
     let mut guests = FakeGuests::healthy();
-    let summary = run(&config, &mut guests, &mut |event| {
+    let summary = run(config, &mut guests, &mut |event| {
         if matches!(event, Event::NewFinding(_) | Event::Status(_)) {
             stop.store(true, Ordering::Relaxed);
         }
@@ -227,11 +227,11 @@ fn a_folder_has_one_campaign_on_one_instance() {
     let first = config(dir.path(), 12, 100);
     fuzz(&first);
     let other = CampaignConfig { instance: "perf-6.12".into(), ..config(dir.path(), 12, 100) };
-    let error = run(&other, &mut FakeGuests::healthy(), &mut |_| {}).unwrap_err().to_string();
+    let error = run(other, &mut FakeGuests::healthy(), &mut |_| {}).unwrap_err().to_string();
     assert!(error.contains("instance fake, not perf-6.12"), "{error}");
 
     let held = fuzz::disk::lock(dir.path()).unwrap();
-    let error = run(&first, &mut FakeGuests::healthy(), &mut |_| {}).unwrap_err().to_string();
+    let error = run(first, &mut FakeGuests::healthy(), &mut |_| {}).unwrap_err().to_string();
     assert!(error.contains("another campaign is at work"), "{error}");
     drop(held);
 }
