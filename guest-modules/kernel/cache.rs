@@ -20,7 +20,7 @@ const OBJECTS_MAX: usize = 4096;
 /// What a lying count says.
 const LIE: usize = 1024;
 /// Delay of all callbacks of one slot lifetime together.
-const DELAY_NS_MAX: u64 = 20_000_000;
+const DELAY_NS_MAX: u64 = 5_000_000;
 /// Longest single delay.
 const DELAY_ONCE_NS_MAX: u32 = 500_000;
 /// Callback calls of one slot lifetime that are served; later ones answer 0 or `SHRINK_STOP` at once.

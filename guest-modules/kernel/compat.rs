@@ -68,10 +68,34 @@ pub(crate) unsafe fn list_lru_init(lru: *mut bindings::list_lru, shrinker: *mut 
     }
 }
 
+/// What a walk callback did with an item. The verdicts that drop the lock mean different things to different kernels
+/// and are left out.
+pub(crate) enum Verdict {
+    /// `LRU_REMOVED`: took it off the list.
+    Removed,
+    /// `LRU_SKIP`: left it.
+    Skip,
+}
+
+impl Verdict {
+    /// The C enum, whose form in Rust changed.
+    fn status(self) -> bindings::lru_status {
+        #[cfg(lru_status_newtype)]
+        return match self {
+            Verdict::Removed => bindings::lru_status::LRU_REMOVED,
+            Verdict::Skip => bindings::lru_status::LRU_SKIP,
+        };
+        #[cfg(not(lru_status_newtype))]
+        return match self {
+            Verdict::Removed => bindings::lru_status_LRU_REMOVED,
+            Verdict::Skip => bindings::lru_status_LRU_SKIP,
+        };
+    }
+}
+
 /// Body of a list_lru walk callback.
 pub(crate) trait Isolate {
-    /// Judges one item. Runs with the list's lock held, must return with it held, and returns `LRU_REMOVED`,
-    /// `LRU_ROTATE` or `LRU_SKIP` (the other values mean different things to different kernels).
+    /// Judges one item. Runs with the list's lock held and must return with it held.
     ///
     /// # Safety
     ///
@@ -80,7 +104,7 @@ pub(crate) trait Isolate {
         item: *mut bindings::list_head,
         list: *mut bindings::list_lru_one,
         arg: *mut c_void,
-    ) -> bindings::lru_status;
+    ) -> Verdict;
 }
 
 /// The walk callback that runs `T::isolate`. Before 7.x walks pass the lock as well.
@@ -93,7 +117,7 @@ pub(crate) fn walk_callback<T: Isolate>() -> bindings::list_lru_walk_cb {
         arg: *mut c_void,
     ) -> bindings::lru_status {
         // SAFETY: the walk's own arguments are passed on.
-        unsafe { T::isolate(item, list, arg) }
+        unsafe { T::isolate(item, list, arg) }.status()
     }
     #[cfg(not(list_lru_walk_lock))]
     unsafe extern "C" fn callback<T: Isolate>(
@@ -102,7 +126,7 @@ pub(crate) fn walk_callback<T: Isolate>() -> bindings::list_lru_walk_cb {
         arg: *mut c_void,
     ) -> bindings::lru_status {
         // SAFETY: the walk's own arguments are passed on.
-        unsafe { T::isolate(item, list, arg) }
+        unsafe { T::isolate(item, list, arg) }.status()
     }
     Some(callback::<T>)
 }

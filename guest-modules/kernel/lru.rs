@@ -353,7 +353,7 @@ impl compat::Isolate for Claim<'_> {
         node: *mut bindings::list_head,
         list: *mut bindings::list_lru_one,
         arg: *mut c_void,
-    ) -> bindings::lru_status {
+    ) -> compat::Verdict {
         // SAFETY: `arg` is the `Claim` of a walk that is running on this thread.
         let claim = unsafe { &mut *arg.cast::<Claim<'_>>() };
         let item = node.cast::<Item>();
@@ -362,13 +362,13 @@ impl compat::Isolate for Claim<'_> {
         let wanted = claim.n_left > 0 && (!claim.only_by_memcg || tag == BY_MEMCG);
         let entry = &claim.lru.items[entry_idx];
         if !wanted || entry.compare_exchange(item as usize | tag, 0, AcqRel, Relaxed).is_err() {
-            return bindings::lru_status_LRU_SKIP;
+            return compat::Verdict::Skip;
         }
         claim.n_left -= 1;
         claim.n_taken += 1;
         // SAFETY: the list's lock is held, the item is on it, and `dispose` is a list head of this thread.
         unsafe { bindings::list_lru_isolate_move(list, node, &raw mut claim.dispose) };
-        bindings::lru_status_LRU_REMOVED
+        compat::Verdict::Removed
     }
 }
 
