@@ -16,16 +16,25 @@ pub const BATCH_MIN: usize = 8;
 pub const BATCH_MAX: usize = 512;
 /// Programs of the first epochs, when nothing was measured.
 const BATCH_FIRST: usize = 32;
-/// How often a program is put back in line; one that never gets its turn is let go.
-const REQUEUE_MAX: u8 = 8;
+/// How often a program is put back in line by epochs that got nowhere, before it is let go.
+const STUCK_MAX: u8 = 8;
 
 /// A program in line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
     /// What was chosen.
     pub choice: Choice,
-    /// Epochs it was part of without being run.
-    pub n_requeued: u8,
+    /// Epochs it was part of that ran no program at all.
+    pub n_stuck: u8,
+}
+
+/// Whether the epoch that programs come back from got anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requeue {
+    /// It ran programs, or found the one to blame: the line gets shorter however often this happens.
+    Advanced,
+    /// It did not.
+    Stuck,
 }
 
 /// Programs in line, first come first served within a schedule.
@@ -38,14 +47,14 @@ impl Batches {
     /// Puts a program in line.
     pub fn push(&mut self, choice: Choice) {
         let line = self.lines.entry(choice.program.schedule).or_default();
-        line.push_back(Waiting { choice, n_requeued: 0 });
+        line.push_back(Waiting { choice, n_stuck: 0 });
     }
 
     /// Puts programs that did not get their turn back at the head of the line, in their order.
-    pub fn requeue(&mut self, programs: impl DoubleEndedIterator<Item = Waiting>) {
-        for mut waiting in programs.rev() {
-            waiting.n_requeued += 1;
-            if waiting.n_requeued <= REQUEUE_MAX {
+    pub fn requeue(&mut self, programs: Vec<Waiting>, why: Requeue) {
+        for mut waiting in programs.into_iter().rev() {
+            waiting.n_stuck += u8::from(why == Requeue::Stuck);
+            if waiting.n_stuck <= STUCK_MAX {
                 self.lines.entry(waiting.choice.program.schedule).or_default().push_front(waiting);
             }
         }
@@ -125,21 +134,23 @@ mod tests {
         assert_eq!(batches.take(4), None);
         let batch = batches.take(2).unwrap();
         assert_eq!(cpus(&batch), [0, 2]);
-        batches.requeue(batch.into_iter());
+        batches.requeue(batch, Requeue::Advanced);
         assert_eq!(cpus(&batches.take(3).unwrap()), [0, 2, 3]);
         assert_eq!(cpus(&batches.take(1).unwrap()), [1]);
     }
 
     #[test]
-    fn a_program_that_never_gets_its_turn_is_let_go() {
+    fn a_program_is_let_go_only_when_its_epochs_get_nowhere() {
         let mut batches = Batches::default();
         batches.push(choice(0, 2));
-        for _ in 0..REQUEUE_MAX {
+        for _ in 0..1000 {
             let batch = batches.take(1).unwrap();
-            batches.requeue(batch.into_iter());
+            batches.requeue(batch, Requeue::Advanced);
         }
-        let batch = batches.take(1).unwrap();
-        batches.requeue(batch.into_iter());
+        for _ in 0..=STUCK_MAX {
+            let batch = batches.take(1).unwrap();
+            batches.requeue(batch, Requeue::Stuck);
+        }
         assert_eq!(batches.take(1), None);
     }
 

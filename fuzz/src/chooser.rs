@@ -13,7 +13,7 @@ use libafl::{
     events::NopEventManager,
     executors::ExitKind,
     feedbacks::{EagerOrFeedback, MapFeedbackMetadata, MaxMapFeedback},
-    fuzzer::NopInputFilter,
+    fuzzer::{ExecuteInputResult, NopInputFilter},
     inputs::BytesInputConverter,
     observers::{CanTrack, OwnedMapObserver},
     schedulers::Scheduler,
@@ -29,7 +29,7 @@ use crate::{
     input::ProgramInput,
     mutate::{self, Ctx},
     observe::{CostFeedback, CostObserver, EdgeMap, OBSERVED_ENTRIES, observed},
-    scheduler::SmallFast,
+    scheduler::{self, SmallFast},
 };
 
 /// Name of the map in LibAFL's state.
@@ -98,24 +98,30 @@ impl Chooser {
     pub fn learn(&mut self, program: &Program, outcome: &ProgramOutcome) -> Result<bool> {
         *self.state.executions_mut() += 1;
         let hits = observed(program, outcome);
-        if !self.is_news(&hits)? {
+        let cost = scheduler::cost(outcome.guest_time, program.n_ops());
+        let is_news = self.is_news(&hits)?;
+        if !is_news && !scheduler(&mut self.fuzzer).improves(cost, hits.iter().map(|&(entry, _)| entry)) {
             return Ok(false);
         }
         let (map, (cost, ())) = &mut self.observers;
         cost.guest_time = outcome.guest_time;
         hits.iter().for_each(|&(entry, bucket)| map.as_mut()[entry] = bucket);
-        let input = ProgramInput(program.clone());
-        let mut manager = NopEventManager::new();
-        let (_, id) = self.fuzzer.evaluate_execution(
-            &mut self.state,
-            &mut manager,
-            &input,
-            &self.observers,
-            &ExitKind::Ok,
-            false,
-        )?;
+        let is_kept = self.evaluate(ProgramInput(program.clone()), is_news)?;
         let map = self.observers.0.as_mut();
         hits.iter().for_each(|&(entry, _)| map[entry] = 0);
+        Ok(is_kept)
+    }
+
+    /// Hands LibAFL what the observers hold: to be judged when it is news, to be kept in any case when it is not.
+    fn evaluate(&mut self, input: ProgramInput, is_news: bool) -> Result<bool> {
+        let (fuzzer, state, observers) = (&mut self.fuzzer, &mut self.state, &self.observers);
+        let (mut manager, exit) = (NopEventManager::new(), ExitKind::Ok);
+        let id = if is_news {
+            fuzzer.evaluate_execution(state, &mut manager, &input, observers, &exit, false)?.1
+        } else {
+            let kept = ExecuteInputResult::Corpus;
+            fuzzer.process_execution(state, &mut manager, &input, &kept, &exit, observers)?
+        };
         Ok(id.is_some())
     }
 
@@ -170,6 +176,19 @@ mod tests {
 
     fn outcome(cover: &[(u16, u16)]) -> ProgramOutcome {
         ProgramOutcome { started: true, finished: true, cover: cover.to_vec(), ..ProgramOutcome::default() }
+    }
+
+    #[test]
+    fn a_program_that_hits_the_same_at_half_the_cost_is_kept() {
+        let mut chooser = Chooser::new(StdRand::with_seed(1), &[Schedule::default()]).unwrap();
+        let large: Program = format!("thread cpu=0\n{}", " yield\n".repeat(40)).parse().unwrap();
+        let small: Program = "thread cpu=0\n yield\n".parse().unwrap();
+        let result = outcome(&[(7, 1), (8, 1)]);
+        assert!(chooser.learn(&large, &result).unwrap());
+        assert!(!chooser.learn(&large, &result).unwrap());
+        assert!(chooser.learn(&small, &result).unwrap());
+        assert!(!chooser.learn(&small, &result).unwrap());
+        assert_eq!((chooser.corpus_len(), chooser.n_edges()), (2, 2));
     }
 
     #[test]

@@ -3,7 +3,10 @@
 //! those are the favoured. LibAFL's own minimizer does the same but walks a randomly seeded hash map, so that two
 //! campaigns with one seed part ways, and takes everything below a millisecond for free.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use libafl::{
     Error, HasMetadata,
@@ -19,11 +22,16 @@ const FAVOURED_PROB: f64 = 0.8;
 /// How many picks a crash among the children costs a program: a known bug must not eat the campaign.
 const BLAME_PICKS: u64 = 16;
 
+/// What a program costs, in no particular unit: its ops times its guest time, neither ever free.
+pub fn cost(guest_time: Duration, n_ops: usize) -> u64 {
+    (guest_time.as_micros() as u64 + 100).saturating_mul(n_ops as u64 + 4)
+}
+
 /// Prefers small and fast programs, among them those picked least often.
 #[derive(Clone, Debug, Default)]
 pub struct SmallFast {
-    /// Edge to the cheapest program that hits it, and its cost.
-    best: BTreeMap<usize, (u64, CorpusId)>,
+    /// By edge: the cheapest program that hits it, and its cost.
+    best: Vec<Option<(u64, CorpusId)>>,
     /// Programs that are the best at something.
     favoured: Vec<CorpusId>,
     /// Every program.
@@ -38,15 +46,23 @@ impl SmallFast {
         *self.n_picks.entry(parent).or_default() += BLAME_PICKS;
     }
 
+    /// Whether a program of that cost would be the best at an edge by a factor of two: worth keeping although it shows
+    /// nothing new, or the corpus would stay as large and slow as its programs were when they were found.
+    pub fn improves(&self, cost: u64, mut edges: impl Iterator<Item = usize>) -> bool {
+        edges.any(|edge| self.best.get(edge).copied().flatten().is_some_and(|(best, _)| 2 * cost <= best))
+    }
+
     fn offer(&mut self, id: CorpusId, cost: u64, edges: &[usize]) {
         self.all.push(id);
         for &edge in edges {
-            let best = self.best.entry(edge).or_insert((cost, id));
-            if cost < best.0 {
-                *best = (cost, id);
+            if edge >= self.best.len() {
+                self.best.resize(edge + 1, None);
+            }
+            if self.best[edge].is_none_or(|(best, _)| cost < best) {
+                self.best[edge] = Some((cost, id));
             }
         }
-        let favoured: BTreeSet<CorpusId> = self.best.values().map(|&(_, id)| id).collect();
+        let favoured: BTreeSet<CorpusId> = self.best.iter().flatten().map(|&(_, id)| id).collect();
         self.favoured = favoured.into_iter().collect();
     }
 }
@@ -58,13 +74,13 @@ where
 {
     fn on_add(&mut self, state: &mut S, id: CorpusId) -> Result<(), Error> {
         let mut testcase = state.corpus().get(id)?.borrow_mut();
-        let micros = testcase.exec_time().map_or(0, |time| time.as_micros() as u64);
-        let n_ops = testcase.input().as_ref().map_or(0, HasLen::len) as u64;
+        let guest_time = testcase.exec_time().unwrap_or_default();
+        let n_ops = testcase.input().as_ref().map_or(0, HasLen::len);
         // Read once, then of no use: thousands of indexes a program.
         let edges = testcase.metadata_map_mut().remove::<MapIndexesMetadata>();
         let edges =
             edges.ok_or_else(|| Error::illegal_state("the map observer does not track its indexes"))?;
-        self.offer(id, (micros + 100) * (n_ops + 4), &edges.list);
+        self.offer(id, cost(guest_time, n_ops), &edges.list);
         Ok(())
     }
 
@@ -100,5 +116,7 @@ mod tests {
         assert_eq!(scheduler.favoured, [CorpusId(0), CorpusId(1)]);
         scheduler.offer(CorpusId(2), 10, &[1, 3]);
         assert_eq!(scheduler.favoured, [CorpusId(1), CorpusId(2)], "nothing is left that 0 is best at");
+        assert!(scheduler.improves(5, [2].into_iter()) && !scheduler.improves(6, [2].into_iter()));
+        assert!(!scheduler.improves(1, [4, 99].into_iter()), "nobody hits these");
     }
 }

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What becomes of the answer to an epoch: programs are learned from, complaints become findings, failures that are not
+//! the kernel's are counted and their programs run again.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use harness::{
+    epoch::{EpochEnd, EpochOutcome},
+    oracle::Report,
+    program::Program,
+};
+
+use super::{Campaign, Job, Purpose, Reducing};
+use crate::{
+    batches::{Requeue, Waiting},
+    config::Reduce,
+    disk,
+    findings::{Evidence, Record},
+    guests::Guests,
+    reduce::{Reduction, Shown},
+    status::Event,
+};
+
+/// Logs of infrastructure failures kept; later ones overwrite the first.
+const INFRASTRUCTURE_LOGS_MAX: u64 = 16;
+
+/// Whose fault the end of an epoch is.
+#[derive(Clone, Debug, PartialEq)]
+enum Class {
+    Fine,
+    Finding(Report),
+    Infrastructure,
+}
+
+/// What the oracle says of the console decides; how the epoch ended matters when the oracle is silent.
+fn classify(end: &EpochEnd, reports: Vec<Report>) -> Class {
+    if let Some(first) = reports.into_iter().next() {
+        return Class::Finding(first);
+    }
+    let silent = |title: &str| {
+        let corrupted = Some("no report was recognised on the console".to_owned());
+        Class::Finding(Report { title: title.into(), corrupted, ..Report::default() })
+    };
+    match end {
+        EpochEnd::Done => Class::Fine,
+        EpochEnd::Kernel => silent("kernel complaint without a report"),
+        EpochEnd::Deadline => silent("op deadline without a report"),
+        EpochEnd::Lost(_) | EpochEnd::Harness(_) | EpochEnd::Machine(_) => Class::Infrastructure,
+    }
+}
+
+/// The end of an epoch in words.
+fn end_text(end: &EpochEnd) -> String {
+    match end {
+        EpochEnd::Done => "done".into(),
+        EpochEnd::Kernel => "kernel".into(),
+        EpochEnd::Deadline => "deadline".into(),
+        EpochEnd::Lost(why) => format!("lost: {why}"),
+        EpochEnd::Harness(what) => format!("harness: {what}"),
+        EpochEnd::Machine(what) => format!("machine: {what}"),
+    }
+}
+
+impl Campaign<'_> {
+    /// Takes in the answer to an epoch.
+    pub(super) fn digest(&mut self, job: Job, outcome: &EpochOutcome, guests: &mut dyn Guests) -> Result<()> {
+        self.counters.epochs += 1;
+        let judging = Instant::now();
+        let reports = (self.config.judge)(&outcome.console);
+        self.phase("judge", judging);
+        if job.purpose == Purpose::Reduce {
+            return self.digest_reduction(job, outcome, reports, guests);
+        }
+        let class = classify(&outcome.end, reports);
+        self.in_guest += outcome.in_guest;
+        self.infrastructure_in_a_row =
+            if class == Class::Infrastructure { self.infrastructure_in_a_row + 1 } else { 0 };
+        let culprit = outcome.in_flight.filter(|_| matches!(class, Class::Finding(_)));
+        let learning = Instant::now();
+        self.learn(&job, outcome, culprit)?;
+        self.phase("learn", learning);
+        match class {
+            Class::Fine => {}
+            Class::Finding(report) => {
+                if let Some(parent) = culprit.and_then(|idx| job.programs.get(idx)?.choice.parent) {
+                    self.chooser.blame(parent);
+                }
+                self.note_finding(&job, outcome, report, guests)?;
+            }
+            Class::Infrastructure => return self.note_infrastructure(job, outcome),
+        }
+        let rest = job.programs.into_iter().enumerate();
+        let rest: Vec<Waiting> = rest
+            .filter(|&(idx, _)| Some(idx) != outcome.in_flight && !is_finished(outcome, idx))
+            .map(|(_, waiting)| waiting)
+            .collect();
+        let advanced = outcome.in_flight.is_some() || outcome.programs.iter().any(|program| program.finished);
+        self.batches.requeue(rest, if advanced { Requeue::Advanced } else { Requeue::Stuck });
+        Ok(())
+    }
+
+    /// Learns from every program that ran to its end.
+    fn learn(&mut self, job: &Job, outcome: &EpochOutcome, culprit: Option<usize>) -> Result<()> {
+        let mut n_finished = 0;
+        for (idx, (waiting, result)) in job.programs.iter().zip(&outcome.programs).enumerate() {
+            self.counters.execs += u64::from(result.started);
+            self.counters.n_ops += u64::from(result.n_ops);
+            n_finished += usize::from(result.finished);
+            let program = &waiting.choice.program;
+            if result.finished && Some(idx) != culprit && self.chooser.learn(program, result)? {
+                self.corpus.store(program)?;
+            }
+        }
+        // An epoch that died spent its time on dying.
+        if outcome.end == EpochEnd::Done {
+            self.pace.learn(outcome.in_guest, n_finished);
+        }
+        Ok(())
+    }
+
+    fn note_finding(
+        &mut self,
+        job: &Job,
+        outcome: &EpochOutcome,
+        report: Report,
+        guests: &mut dyn Guests,
+    ) -> Result<()> {
+        if let Some(known) = self.findings.find(&report) {
+            self.findings.repeat(known);
+            return Ok(());
+        }
+        let evidence = self.evidence(job, outcome, report, guests);
+        let finding = self.findings.add(&evidence)?;
+        self.save()?;
+        (self.events)(Event::NewFinding(self.findings.note(finding).clone()));
+        if self.config.reduce == Reduce::Batch {
+            let search = Reduction::new(evidence.batch.len());
+            self.reducing.push_back(Reducing { finding, evidence, search, is_under_way: false });
+        }
+        Ok(())
+    }
+
+    fn evidence(
+        &self,
+        job: &Job,
+        outcome: &EpochOutcome,
+        report: Report,
+        guests: &mut dyn Guests,
+    ) -> Evidence {
+        let n_ran = outcome.in_flight.map_or(job.programs.len(), |idx| (idx + 1).min(job.programs.len()));
+        let batch: Vec<Program> =
+            job.programs[..n_ran].iter().map(|waiting| waiting.choice.program.clone()).collect();
+        let schedule = batch.first().map_or(self.config.schedules[0], |program| program.schedule);
+        let record = Record {
+            provenance: guests.provenance(schedule),
+            schedule,
+            canary: self.config.canary,
+            leak_scan: job.leak_scan,
+            seed: self.config.seed,
+            in_flight: outcome.in_flight.filter(|&idx| idx < n_ran),
+            reduced_from: None,
+            batch: Vec::new(),
+        };
+        let (end, console) = (end_text(&outcome.end), outcome.console.clone());
+        Evidence {
+            report,
+            end,
+            console,
+            batch,
+            record,
+            first_seen: self.elapsed(),
+            execs: self.counters.execs,
+        }
+    }
+
+    fn digest_reduction(
+        &mut self,
+        job: Job,
+        outcome: &EpochOutcome,
+        reports: Vec<Report>,
+        guests: &mut dyn Guests,
+    ) -> Result<()> {
+        let Some(reducing) = self.reducing.front_mut() else { return Ok(()) };
+        reducing.is_under_way = false;
+        let finding = reducing.finding;
+        // A finding the oracle has no words for is known by its end alone.
+        let reports = match classify(&outcome.end, reports.clone()) {
+            Class::Finding(report) if reports.is_empty() => vec![report],
+            _ => reports,
+        };
+        let same = reports.iter().find(|report| self.findings.find(report) == Some(finding));
+        let shown = if same.is_some() { Shown::Same } else { Shown::Other };
+        if !reducing.search.learn(shown) {
+            // Something new may have come up all the same.
+            return match reports.into_iter().next() {
+                Some(report) => self.note_finding(&job, outcome, report, guests),
+                None => Ok(()),
+            };
+        }
+        let (first, n_found) = (reducing.evidence.clone(), reducing.evidence.batch.len());
+        let Some(report) = same.cloned() else { return Ok(()) };
+        let mut better = self.evidence(&job, outcome, report, guests);
+        // Titles are those it was found by, so that the folder keeps its name.
+        better.report.title = first.report.title;
+        better.report.alt_titles = first.report.alt_titles;
+        (better.first_seen, better.execs) = (first.first_seen, first.execs);
+        better.record.reduced_from = Some(n_found);
+        self.findings.replace(finding, &better)?;
+        (self.events)(Event::Reduced(self.findings.note(finding).clone()));
+        Ok(())
+    }
+
+    /// An epoch failed for a reason that is not the kernel's: what was left of it runs once more, then without the
+    /// program that was in flight.
+    fn note_infrastructure(&mut self, job: Job, outcome: &EpochOutcome) -> Result<()> {
+        let dir = self.config.dir.join("infrastructure");
+        disk::make_dir(&dir)?;
+        let log = dir.join(format!("{}.log", self.counters.infrastructure % INFRASTRUCTURE_LOGS_MAX));
+        let mut text = format!("the epoch ended: {}\nconsole:\n", end_text(&outcome.end)).into_bytes();
+        text.extend(&outcome.console);
+        disk::write(&log, &text)?;
+        self.counters.infrastructure += 1;
+        let in_a_row = self.infrastructure_in_a_row;
+        (self.events)(Event::Infrastructure { end: outcome.end.clone(), in_a_row });
+
+        let is_retry = job.purpose == Purpose::Retry;
+        let left =
+            job.programs.into_iter().enumerate().filter(|&(idx, _)| {
+                !(is_finished(outcome, idx) || is_retry && Some(idx) == outcome.in_flight)
+            });
+        let programs: Vec<Waiting> = left.map(|(_, waiting)| waiting).collect();
+        if is_retry {
+            self.batches.requeue(programs, Requeue::Stuck);
+        } else if !programs.is_empty() {
+            self.retries.push_back(Job { purpose: Purpose::Retry, programs, leak_scan: job.leak_scan });
+        }
+        Ok(())
+    }
+}
+
+fn is_finished(outcome: &EpochOutcome, idx: usize) -> bool {
+    outcome.programs.get(idx).is_some_and(|program| program.finished)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_console_decides_and_only_a_silent_one_leaves_it_to_the_end() {
+        let report = Report { title: "KASAN: bad".into(), ..Report::default() };
+        assert_eq!(classify(&EpochEnd::Lost("silent".into()), vec![report.clone()]), Class::Finding(report));
+        assert_eq!(classify(&EpochEnd::Done, Vec::new()), Class::Fine);
+        assert_eq!(classify(&EpochEnd::Harness("no cgroup".into()), Vec::new()), Class::Infrastructure);
+        assert_eq!(classify(&EpochEnd::Machine("gone".into()), Vec::new()), Class::Infrastructure);
+        let Class::Finding(report) = classify(&EpochEnd::Deadline, Vec::new()) else {
+            panic!("a deadline is the kernel's")
+        };
+        assert!(report.corrupted.is_some());
+    }
+}
