@@ -6,12 +6,16 @@ mod apt;
 mod config;
 mod doctor;
 mod exit;
+mod kernel;
 mod lock;
 mod matrix;
+mod patch;
 mod paths;
 mod proc;
 mod setup;
+mod source;
 mod tools;
+mod tree;
 
 use clap::{Parser, Subcommand};
 
@@ -31,6 +35,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Install what is missing.
     Setup(setup::Args),
+    /// Build kernels.
+    Kernel(kernel::Args),
 }
 
 fn main() -> std::process::ExitCode {
@@ -44,5 +50,6 @@ fn dispatch(command: Command) -> Outcome {
     match command {
         Command::Doctor(args) => doctor::run(args),
         Command::Setup(args) => setup::run(args),
+        Command::Kernel(args) => kernel::run(args),
     }
 }

@@ -43,10 +43,11 @@ pub fn read(command: Cmd<'_>) -> Result<String> {
     bail!("`{text}` failed ({}):\n{}", output.status, tail(&String::from_utf8_lossy(&both)))
 }
 
-/// A command for a program that is killed when we die, however we die.
-pub fn dies_with_us(program: impl AsRef<OsStr>) -> Command {
+/// A command for a program that gets a signal when we die, however we die: `KILL`, or `TERM` for programs that then
+/// end their own children.
+pub fn dies_with_us(signal: &str, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command.args(["--pdeathsig", signal, "--"]).arg(program);
     command
 }
 

@@ -161,6 +161,11 @@ impl Toolchain {
         })
     }
 
+    /// The folder of the libclang that bindgen loads; without it, it takes the first it finds.
+    pub fn libclang(&self) -> String {
+        format!("/usr/lib/llvm-{LLVM}/lib")
+    }
+
     /// The toolchain's part of a kernel make's command line.
     pub fn make_variables(&self) -> Vec<String> {
         vec![

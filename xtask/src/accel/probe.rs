@@ -45,7 +45,7 @@ impl Figures {
 pub fn boot(qemu: &Qemu, acceleration: &[&str], deadline: Duration) -> Result<Figures> {
     let mut rom = tempfile::NamedTempFile::new().context("cannot make a file for the probe's payload")?;
     std::io::Write::write_all(&mut rom, &payload::rom()).context("cannot write the probe's payload")?;
-    let mut command = proc::dies_with_us(&qemu.system);
+    let mut command = proc::dies_with_us("KILL", &qemu.system);
     command
         .args(["-machine", "pc", "-m", "16", "-nodefaults", "-display", "none", "-no-reboot"])
         .args(acceleration)

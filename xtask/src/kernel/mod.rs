@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `kernel build`: from an instance's name to a kernel in the cache, addressed by everything that went into it.
+
+pub mod artifact;
+pub mod make;
+mod slot;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+
+pub use artifact::Kernel;
+use artifact::{FORMAT, Manifest, Recipe};
+use make::Make;
+use slot::{Slot, Target};
+
+use crate::{
+    config::{self, Options},
+    exit::{Exit, Outcome},
+    lock::Lock,
+    matrix::{self, Instance, kconfigs},
+    patch::{self, Patch},
+    paths::Cache,
+    setup,
+    source::{self, Source},
+    tools::{Need, Toolchain},
+};
+
+/// Arguments of `kernel`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: KernelCommand,
+}
+
+#[derive(Subcommand)]
+enum KernelCommand {
+    /// Build a kernel, or find it in the cache.
+    Build(BuildArgs),
+}
+
+#[derive(clap::Args)]
+struct BuildArgs {
+    /// A name of kconfigs/matrix.yaml.
+    instance: String,
+    #[command(flatten)]
+    choice: Choice,
+    /// Print the kernel as one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a command lets the user say about the kernel beyond its name.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Choice {
+    /// Build this source tree (a git worktree or an unpacked archive; never modified) instead of the instance's.
+    #[arg(long, value_name = "DIR")]
+    pub linux: Option<PathBuf>,
+    /// Apply a patch (diff, mail or mailbox), after the instance's own. Repeatable.
+    #[arg(long = "patch", value_name = "FILE")]
+    pub patches: Vec<PathBuf>,
+}
+
+/// `kernel`.
+pub fn run(args: Args) -> Outcome {
+    let KernelCommand::Build(args) = args.command;
+    let started = Instant::now();
+    let instance = matrix::instance(&args.instance)?;
+    let kernel = build(&Cache::open()?, &instance, &args.choice)?;
+    if args.json {
+        let mut value = serde_json::to_value(&kernel.manifest).context("cannot print the kernel")?;
+        value["dir"] = kernel.dir.display().to_string().into();
+        value["seconds"] = started.elapsed().as_secs_f64().into();
+        println!("{}", serde_json::to_string_pretty(&value).context("cannot print the kernel")?);
+    } else {
+        println!("{} {} ({:.1} s)", kernel.release, kernel.dir.display(), started.elapsed().as_secs_f64());
+    }
+    Ok(Exit::Pass)
+}
+
+/// Builds a kernel, or finds it in the cache. Installs what that needs.
+///
+/// # Errors
+/// When the source cannot be had, a patch does not apply, an option does not survive, or make fails.
+pub fn build(cache: &Cache, instance: &Instance, choice: &Choice) -> Result<Kernel> {
+    let patches = load_patches(instance, choice)?;
+    let fragments: Vec<PathBuf> =
+        instance.fragments.iter().map(|name| kconfigs().join(format!("fragments/{name}.config"))).collect();
+    let options = config::read_fragments(&fragments)?;
+    setup::ensure(cache, &[Need::Kernel])?;
+    let toolchain = Toolchain::find(cache)?;
+    let linux = match &choice.linux {
+        // The path as the user gave it is for messages; the slot belongs to the place it means.
+        Some(dir) => Some(dir.canonicalize().unwrap_or_else(|_| dir.clone())),
+        None => None,
+    };
+    let slot = Slot::new(cache, &instance.name, linux.as_deref())?;
+    let source = find_source(cache, instance, linux.as_deref(), &slot)?;
+    let recipe = Recipe {
+        format: FORMAT,
+        source_id: source.id.clone(),
+        config: config::to_text(&options),
+        patches,
+        toolchain: toolchain.versions.clone(),
+        variables: instance.kcov.iter().map(|stem| format!("KCOV_INSTRUMENT_{stem}.o=y")).collect(),
+    };
+    let key = recipe.key();
+    let place = artifact::place(cache, &instance.name, &key)?;
+    if let Some(kernel) = artifact::load(cache, &place) {
+        return Ok(with_instance(kernel, instance));
+    }
+    let lock = slot.lock()?;
+    // Whoever had the lock may have built it.
+    if let Some(kernel) = artifact::load(cache, &place) {
+        return Ok(with_instance(kernel, instance));
+    }
+    let started = Instant::now();
+    eprintln!("building kernel {} ({}; log: {})", instance.name, source.id, slot.log().display());
+    let target = Target { key: &key, recipe: &recipe, options: &options, source: &source, toolchain: &toolchain };
+    slot.establish(&target, &lock)?;
+    let manifest = Manifest {
+        key,
+        instance: instance.clone(),
+        linux,
+        release: release(&slot.out())?,
+        slot: slot.name.clone(),
+        recipe,
+        build_seconds: started.elapsed().as_secs(),
+    };
+    artifact::store(cache, &slot.out(), manifest)
+}
+
+/// What is not in the key (memory, boot arguments) is as the matrix says now, not as it was at the build.
+fn with_instance(kernel: Kernel, instance: &Instance) -> Kernel {
+    Kernel { instance: instance.clone(), ..kernel }
+}
+
+fn load_patches(instance: &Instance, choice: &Choice) -> Result<Vec<Patch>> {
+    let own = instance.patches.iter().map(|path| kconfigs().join(path));
+    let mut patches = Vec::new();
+    for path in own.chain(choice.patches.iter().cloned()) {
+        patches.extend(patch::load(&path)?);
+    }
+    Ok(patches)
+}
+
+fn find_source(cache: &Cache, instance: &Instance, linux: Option<&Path>, slot: &Slot) -> Result<Source> {
+    match linux {
+        Some(dir) => source::folder(dir, slot.listing().as_ref()),
+        None => source::debian(cache, &instance.source),
+    }
+}
+
+fn release(out: &Path) -> Result<String> {
+    let path = out.join("include/config/kernel.release");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(text.trim().to_string())
+}
+
+/// A build folder that holds a given kernel, and stays so while this lives.
+pub struct ModuleBuild {
+    /// make's command line, for modules outside the tree.
+    pub make: Make,
+    lock: Lock,
+}
+
+impl ModuleBuild {
+    /// The command that builds the modules in a folder; `more` are further arguments. Its standard input is the
+    /// folder's lock and must stay it.
+    ///
+    /// # Errors
+    /// When the lock cannot be handed on.
+    pub fn command(&self, modules: &Path, more: &[&str]) -> Result<Command> {
+        let mut command = self.make.command(more);
+        command.arg(format!("M={}", modules.display())).arg("modules").stdin(self.lock.as_stdin()?);
+        Ok(command)
+    }
+}
+
+/// Makes the build folder of a kernel hold that kernel (another patch may have been built there since), for building
+/// modules against it.
+///
+/// # Errors
+/// When the kernel cannot be built there any more: its source or the toolchain has changed.
+pub fn prepare_for_modules(cache: &Cache, kernel: &Kernel) -> Result<ModuleBuild> {
+    let manifest = &kernel.manifest;
+    let recipe = &manifest.recipe;
+    setup::ensure(cache, &[Need::Kernel])?;
+    let toolchain = Toolchain::find(cache)?;
+    let slot = Slot::new(cache, &manifest.instance.name, manifest.linux.as_deref())?;
+    let source = match &manifest.linux {
+        Some(dir) => source::folder(dir, slot.listing().as_ref())?,
+        None => {
+            let mut spec = manifest.instance.source.clone();
+            spec.version = recipe.source_id.split_once('_').map(|(_, version)| version.to_string());
+            source::debian(cache, &spec)?
+        }
+    };
+    if source.id != recipe.source_id || toolchain.versions != recipe.toolchain {
+        bail!(
+            "kernel {} was built from another source or with other compilers than are here now; build it again",
+            kernel.dir.display()
+        );
+    }
+    let lock = slot.lock()?;
+    // They survived when the kernel was built.
+    let options = Options::new();
+    let target =
+        Target { key: &kernel.key, recipe, options: &options, source: &source, toolchain: &toolchain };
+    slot.establish(&target, &lock)?;
+    Ok(ModuleBuild { make: slot.make(&toolchain, &recipe.variables)?, lock })
+}

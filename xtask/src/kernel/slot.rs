@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Build folders. A slot is `build/<name>/{src,out}` for one instance and one source; its paths never change, so that
+//! make and ccache find what they know. At any moment `out` holds the kernel of one key, or something unfinished.
+//!
+//! # Invariants
+//! - Whoever changes a slot holds its lock; so do the children that work in it.
+//! - `stamp.json` exists only while `src` and `out` are whole, and names their key. It is removed before anything in
+//!   them changes, and written after make succeeded.
+//! - What patches touched in `src` is in `patched/` before they are applied.
+//! - `source.json` is the listing that `src` (patches taken back) was made from.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::make::{self, Make, Show};
+use crate::{
+    config::{self, Options},
+    lock::Lock,
+    patch,
+    paths::{Cache, make_dir, write_whole},
+    source::Source,
+    tools::Toolchain,
+    tree::{self, How, Listing},
+};
+
+/// Steps of a first build where no earlier one tells: measured for the kernels of the matrix.
+const STEPS_ESTIMATE: u64 = 1850;
+
+/// A build folder.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    /// Its name below `build/`.
+    pub name: String,
+    dir: PathBuf,
+    ccache: PathBuf,
+}
+
+/// What `out` holds.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Stamp {
+    key: String,
+}
+
+/// What `src` was made from.
+#[derive(Debug, Serialize, Deserialize)]
+struct SourceRecord {
+    id: String,
+    listing: Listing,
+}
+
+/// What `.config` was made from: the same input need not be configured again.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Configured {
+    source_id: String,
+    wanted: String,
+    variables: Vec<String>,
+}
+
+/// What a slot is to hold.
+pub struct Target<'a> {
+    /// The key, and everything that is in it.
+    pub key: &'a str,
+    /// See [`super::artifact::Recipe`].
+    pub recipe: &'a super::artifact::Recipe,
+    /// The options with the fragments they come from, where those are known.
+    pub options: &'a Options,
+    /// The source to copy from.
+    pub source: &'a Source,
+    /// Compilers.
+    pub toolchain: &'a Toolchain,
+}
+
+impl Slot {
+    /// The slot of an instance, for its package or for a tree of the user's.
+    ///
+    /// # Errors
+    /// When its folder cannot be made.
+    pub fn new(cache: &Cache, instance: &str, linux: Option<&Path>) -> Result<Slot> {
+        let name = match linux {
+            None => instance.to_string(),
+            Some(tree) => {
+                let hash = blake3::hash(tree.as_os_str().as_encoded_bytes()).to_hex();
+                format!("{instance}-{}", &hash[..8])
+            }
+        };
+        let dir = make_dir(&cache.dir("build")?.join(&name))?;
+        Ok(Slot { name, dir, ccache: cache.root().join("ccache") })
+    }
+
+    /// The private source copy.
+    pub fn src(&self) -> PathBuf {
+        self.dir.join("src")
+    }
+
+    /// make's output folder.
+    pub fn out(&self) -> PathBuf {
+        self.dir.join("out")
+    }
+
+    /// Where the last make's output went.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    /// Takes the slot for oneself.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made.
+    pub fn lock(&self) -> Result<Lock> {
+        Lock::acquire(&self.dir.join("lock"), &format!("the build folder of {}", self.name))
+    }
+
+    /// The listing that the source copy was made from.
+    pub fn listing(&self) -> Option<Listing> {
+        self.read::<SourceRecord>("source.json").map(|record| record.listing)
+    }
+
+    /// make's command line here.
+    ///
+    /// # Errors
+    /// When a folder cannot be made.
+    pub fn make(&self, toolchain: &Toolchain, variables: &[String]) -> Result<Make> {
+        let all = [toolchain.make_variables(), variables.to_vec()].concat();
+        let mut make = Make::new(&self.src(), &self.out(), &all, &self.ccache)?;
+        make.env.push(("LIBCLANG_PATH".to_string(), toolchain.libclang()));
+        Ok(make)
+    }
+
+    /// Makes the slot hold a kernel, doing no more than is needed for that.
+    ///
+    /// # Errors
+    /// When a patch does not apply, an option does not survive, or make fails.
+    pub fn establish(&self, target: &Target<'_>, lock: &Lock) -> Result<()> {
+        if self.read("stamp.json").is_some_and(|stamp: Stamp| stamp.key == target.key) {
+            return Ok(());
+        }
+        self.forget("stamp.json")?;
+        make_dir(&self.out())?;
+        patch::restore(&self.src(), &self.dir.join("patched"))?;
+        self.sync_source(target.source)?;
+        patch::apply(&self.src(), &self.dir.join("patched"), &target.recipe.patches)?;
+        let make = self.make(target.toolchain, &target.recipe.variables)?;
+        self.configure(target, &make, lock)?;
+        let is_first = !self.out().join("vmlinux").exists();
+        let show = Show {
+            what: format!("kernel {}", self.name),
+            total: is_first.then(|| self.read("steps.json").unwrap_or(STEPS_ESTIMATE)),
+        };
+        let n_steps = make::run(&make, &["bzImage", "modules"], lock, &self.log(), &show)?;
+        if is_first {
+            self.write("steps.json", &n_steps)?;
+        }
+        self.write("stamp.json", &Stamp { key: target.key.to_string() })
+    }
+
+    fn sync_source(&self, source: &Source) -> Result<()> {
+        let before = self.read::<SourceRecord>("source.json");
+        if before.as_ref().is_some_and(|before| before.id == source.id) && self.src().is_dir() {
+            return Ok(());
+        }
+        let (listing, how) = match &source.listing {
+            // The cache's own tree, which nobody writes.
+            None => (tree::list(&source.dir)?, How::Link),
+            Some(listing) => (listing.clone(), How::Copy),
+        };
+        eprintln!("preparing a source copy for {}", self.name);
+        tree::sync(&source.dir, &self.src(), &listing, before.as_ref().map(|before| &before.listing), how)?;
+        let record = SourceRecord { id: source.id.clone(), listing: tree::without_racy(listing) };
+        self.write("source.json", &record)
+    }
+
+    fn configure(&self, target: &Target<'_>, make: &Make, lock: &Lock) -> Result<()> {
+        let recipe = target.recipe;
+        let configured = Configured {
+            source_id: recipe.source_id.clone(),
+            wanted: recipe.config.clone(),
+            variables: [target.toolchain.make_variables(), recipe.toolchain.values().cloned().collect()].concat(),
+        };
+        let dot_config = self.out().join(".config");
+        let is_changed_by_patch = patch::touches_configuration(&self.src(), &recipe.patches)?;
+        if dot_config.is_file() && !is_changed_by_patch && self.read("configured.json").as_ref() == Some(&configured) {
+            return Ok(());
+        }
+        self.forget("configured.json")?;
+        let wanted = self.dir.join("wanted.config");
+        write_whole(&wanted, recipe.config.as_bytes())?;
+        let all_config = format!("KCONFIG_ALLCONFIG={}", wanted.display());
+        let show = Show { what: format!("configuration of {}", self.name), total: None };
+        make::run(make, &[&all_config, "allnoconfig"], lock, &self.log(), &show)?;
+        let text = fs::read_to_string(&dot_config)
+            .with_context(|| format!("cannot read {}", dot_config.display()))?;
+        let vanished = config::vanished(target.options, &text);
+        if !vanished.is_empty() {
+            let error = config::vanished_error(&vanished, |name| config::is_declared(&self.src(), name));
+            return Err(match vanished.iter().any(|option| option.name == "CONFIG_RUST") {
+                true => error.context(self.why_no_rust(make, lock)),
+                false => error,
+            });
+        }
+        // A patch that changes what options there are must not leave its configuration behind as the usual one.
+        if is_changed_by_patch { Ok(()) } else { self.write("configured.json", &configured) }
+    }
+
+    /// The kernel's own answer to why it would not take the Rust compiler.
+    fn why_no_rust(&self, make: &Make, lock: &Lock) -> String {
+        let show = Show { what: "check of the Rust toolchain".to_string(), total: None };
+        match make::run(make, &["rustavailable"], lock, &self.dir.join("log-rust"), &show) {
+            Ok(_) => "the Rust toolchain suits this kernel, so RUST lost one of its dependencies".to_string(),
+            Err(error) => format!("the Rust toolchain does not suit this kernel: {error:#}"),
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        // Unreadable is as good as absent: the work is then done again.
+        serde_json::from_slice(&fs::read(self.dir.join(name)).ok()?).ok()
+    }
+
+    fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {
+        let bytes = serde_json::to_vec(value).with_context(|| format!("cannot encode {name}"))?;
+        write_whole(&self.dir.join(name), &bytes)
+    }
+
+    fn forget(&self, name: &str) -> Result<()> {
+        match fs::remove_file(self.dir.join(name)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {name} of {}", self.dir.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}

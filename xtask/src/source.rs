@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Where a kernel's source comes from: a Debian source package (fetched once, unpacked into the cache), or a folder
+//! of the user's, which is only ever read.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde::{Deserialize, Serialize};
+use xshell::cmd;
+
+use crate::{
+    apt::Apt,
+    lock::Lock,
+    matrix::SourceSpec,
+    paths::{Cache, make_dir, write_whole},
+    proc,
+    setup::unpack,
+    tree::{self, Listing},
+    usage,
+};
+
+/// A kernel source that is there.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Names its content; part of a kernel's key.
+    pub id: String,
+    /// Its top folder.
+    pub dir: PathBuf,
+    /// Files with their content, where the id was made from them.
+    pub listing: Option<Listing>,
+}
+
+/// What is written beside an unpacked package, last.
+#[derive(Debug, Serialize, Deserialize)]
+struct Done {
+    package: String,
+    version: String,
+    suite: Option<String>,
+}
+
+/// The source of a Debian package: the pinned version, else the newest in the cache, else the newest there is.
+///
+/// # Errors
+/// When it is not in the cache and cannot be fetched.
+pub fn debian(cache: &Cache, spec: &SourceSpec) -> Result<Source> {
+    let sources = cache.dir("sources")?;
+    if let Some(source) = unpacked(&sources, spec) {
+        return Ok(source);
+    }
+    let _lock = Lock::acquire(&sources.join(".lock"), &format!("fetching {}", spec.package))?;
+    match unpacked(&sources, spec) {
+        Some(source) => Ok(source),
+        None => fetch(cache, &sources, spec),
+    }
+}
+
+/// A folder of the user's. `index` is the listing of an earlier look at it, so that only what changed is read.
+///
+/// # Errors
+/// When it is no kernel source, or cannot be read.
+pub fn folder(dir: &Path, index: Option<&Listing>) -> Result<Source> {
+    let dir = dir.canonicalize().map_err(|error| usage!("--linux {}: {error}", dir.display()))?;
+    let is_kernel = ["Kbuild", "Kconfig", "MAINTAINERS", "mm/shrinker.c"].iter().all(|file| dir.join(file).is_file());
+    if !is_kernel {
+        return Err(usage!("--linux {}: not the top of a kernel source with mm/shrinker.c", dir.display()));
+    }
+    let mut listing = tree::list(&dir)?;
+    tree::hash(&dir, &mut listing, index)?;
+    Ok(Source { id: tree::id(&listing), dir, listing: Some(listing) })
+}
+
+fn unpacked(sources: &Path, spec: &SourceSpec) -> Option<Source> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(sources).ok()?.flatten() {
+        let marker = entry.path().join("source.json");
+        let done: Option<Done> = fs::read(&marker).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let Some(done) = done.filter(|done| done.package == spec.package) else { continue };
+        if spec.version.as_ref().is_none_or(|version| *version == done.version) {
+            let when = marker.metadata().and_then(|meta| meta.modified()).ok()?;
+            found.push((when, done, entry.path()));
+        }
+    }
+    let (_, done, folder) = found.into_iter().max_by_key(|(when, ..)| *when)?;
+    let id = format!("{}_{}", done.package, done.version);
+    Some(Source { id, dir: folder.join("tree"), listing: None })
+}
+
+fn fetch(cache: &Cache, sources: &Path, spec: &SourceSpec) -> Result<Source> {
+    let package = &spec.package;
+    let (apt, version) = locate(cache, spec)?;
+    eprintln!("fetching {package} {version} (the kernel's source, about 160 MB)");
+    let work = tempfile::Builder::new()
+        .prefix(".unpack-")
+        .tempdir_in(sources)
+        .with_context(|| format!("cannot make a folder in {}", sources.display()))?;
+    let debs = apt.download(&[format!("{package}={version}")], work.path())?;
+    let deb = debs.first().ok_or_else(|| anyhow!("no package came for {package}"))?;
+    eprintln!("unpacking {package} {version}");
+    let contents = make_dir(&work.path().join("deb"))?;
+    unpack(deb, &contents)?;
+    let archive = contents.join(format!("usr/src/{package}.tar.xz"));
+    ensure!(archive.is_file(), "{package} {version} has no usr/src/{package}.tar.xz");
+    let whole = make_dir(&work.path().join("whole"))?;
+    let tree = make_dir(&whole.join("tree"))?;
+    let shell = proc::shell()?;
+    proc::read(cmd!(
+        shell,
+        "timeout 1800 tar --extract --xz --file {archive} --directory {tree} --strip-components 1 --no-same-owner"
+    ))?;
+    let done = Done { package: package.clone(), version: version.clone(), suite: spec.suite.clone() };
+    write_whole(&whole.join("source.json"), &serde_json::to_vec_pretty(&done).context("cannot encode")?)?;
+    let place = sources.join(format!("{package}_{}", version.replace(':', "%3a")));
+    fs::rename(&whole, &place).with_context(|| format!("cannot make {}", place.display()))?;
+    Ok(Source { id: format!("{package}_{version}"), dir: place.join("tree"), listing: None })
+}
+
+/// The package lists that know the package, and its version.
+fn locate(cache: &Cache, spec: &SourceSpec) -> Result<(Apt, String)> {
+    let machine = Apt::machine(cache)?;
+    let mut views = vec![machine];
+    if let Some(candidate) = views[0].candidate(&spec.package)? {
+        let version = spec.version.clone().unwrap_or(candidate);
+        return Ok((views.remove(0), version));
+    }
+    if let Some(suite) = &spec.suite {
+        let view = Apt::suite(cache, suite)?;
+        if let Some(candidate) = view.candidate(&spec.package)? {
+            return Ok((view, spec.version.clone().unwrap_or(candidate)));
+        }
+        views.push(view);
+    }
+    let others: Vec<String> = views
+        .iter()
+        .flat_map(|view| view.names("linux-source-"))
+        .filter(|name| name.trim_start_matches("linux-source-").starts_with(|c: char| c.is_ascii_digit()))
+        .collect();
+    let place = spec.suite.as_deref().unwrap_or("the machine's apt sources");
+    Err(anyhow!("no package {} in {place}; there is: {}", spec.package, others.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unpack_by_hand(sources: &Path, version: &str) {
+        let folder = make_dir(&sources.join(format!("linux-source-6.12_{version}"))).unwrap();
+        let done = Done { package: "linux-source-6.12".into(), version: version.into(), suite: None };
+        write_whole(&folder.join("source.json"), &serde_json::to_vec(&done).unwrap()).unwrap();
+    }
+
+    fn spec(version: Option<&str>) -> SourceSpec {
+        SourceSpec {
+            package: "linux-source-6.12".into(),
+            suite: None,
+            version: version.map(str::to_string),
+        }
+    }
+
+    #[test]
+    fn a_pin_is_obeyed_and_a_folder_without_its_marker_does_not_exist() {
+        let sources = tempfile::tempdir().unwrap();
+        make_dir(&sources.path().join("linux-source-6.12_6.12.1-1/tree")).unwrap();
+        assert!(unpacked(sources.path(), &spec(None)).is_none());
+        unpack_by_hand(sources.path(), "6.12.2-1");
+        unpack_by_hand(sources.path(), "6.12.3-1");
+        let pinned = unpacked(sources.path(), &spec(Some("6.12.2-1"))).unwrap();
+        assert_eq!(pinned.id, "linux-source-6.12_6.12.2-1");
+        assert!(unpacked(sources.path(), &spec(Some("6.12.1-1"))).is_none());
+    }
+
+    #[test]
+    fn a_folder_that_is_no_kernel_is_the_callers_mistake() {
+        let empty = tempfile::tempdir().unwrap();
+        for dir in [empty.path(), &empty.path().join("absent")] {
+            let error = folder(dir, None).unwrap_err();
+            assert_eq!(crate::exit::exit_of(&error), crate::exit::Exit::Usage);
+        }
+    }
+}
