@@ -81,6 +81,9 @@ pub struct Record {
     pub in_flight: Option<usize>,
     /// Programs in the batch as found, where fewer are kept.
     pub reduced_from: Option<usize>,
+    /// The batch kept was run by itself and showed the finding; the console is of that run.
+    #[serde(default)]
+    pub confirmed: bool,
     /// Files of the batch, in order.
     pub batch: Vec<String>,
 }
@@ -339,6 +342,7 @@ mod tests {
             seed: u64::MAX,
             in_flight: Some(2),
             reduced_from: None,
+            confirmed: false,
             batch: Vec::new(),
         };
         let alt_titles = vec![format!("{title}, otherwise")];

@@ -20,11 +20,12 @@ impl Reduction {
     ///
     /// Mostly that one alone does it. A finding that shows only when the batch is over (a leak) has no such program,
     /// and one that needs what came before has more: then halves, quarters, … of what is known to suffice are tried.
+    /// When nothing smaller does, all of it is run once more: as found, other programs came behind.
     pub fn new(n_programs: usize) -> Reduction {
         let best: Vec<usize> = (0..n_programs).collect();
-        let mut to_try = Vec::new();
+        let mut to_try = vec![best.clone()];
         if n_programs > 1 {
-            to_try = halves(&best);
+            to_try.extend(halves(&best));
             to_try.push(vec![n_programs - 1]);
         }
         Reduction { best, to_try, n_runs: 0 }
@@ -35,14 +36,15 @@ impl Reduction {
         if self.n_runs >= RUNS_MAX { None } else { self.to_try.last().map(Vec::as_slice) }
     }
 
-    /// What the candidate's epoch showed; true when the candidate is now the smallest known set.
+    /// What the candidate's epoch showed; true when that is the best evidence so far.
     pub fn learn(&mut self, shown: Shown) -> bool {
         let Some(candidate) = self.to_try.pop() else { return false };
         self.n_runs += 1;
         if shown == Shown::Other {
             return false;
         }
-        self.to_try = if candidate.len() > 1 { halves(&candidate) } else { Vec::new() };
+        let is_smaller = candidate.len() < self.best.len();
+        self.to_try = if is_smaller && candidate.len() > 1 { halves(&candidate) } else { Vec::new() };
         self.best = candidate;
         true
     }
@@ -93,6 +95,7 @@ mod tests {
         let (best, n_runs) = reduce(512, |set| set.contains(&77));
         assert_eq!(best, [77]);
         assert!(n_runs <= 19, "{n_runs}");
+        assert_eq!(reduce(512, |_| false), ((0..512).collect(), 4), "not one of them shows it again");
     }
 
     #[test]
@@ -102,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn one_program_needs_no_run() {
-        assert_eq!(reduce(1, |_| true), (vec![0], 0));
+    fn one_program_is_run_by_itself() {
+        assert_eq!(reduce(1, |_| true), (vec![0], 1));
     }
 }

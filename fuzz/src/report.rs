@@ -51,12 +51,15 @@ fn write_head(out: &mut String, evidence: &Evidence) -> std::fmt::Result {
 fn write_reproduce(out: &mut String, evidence: &Evidence, folder: &Path) -> std::fmt::Result {
     writeln!(out, "## Reproduce\n\n    cargo xtask repro {}\n", folder.display())?;
     let n_programs = evidence.batch.len();
-    match evidence.record.reduced_from {
-        Some(n_found) => writeln!(
+    match (evidence.record.reduced_from, evidence.record.confirmed) {
+        (Some(n_found), _) => writeln!(
             out,
-            "Found in a batch of {n_found}; {n_programs} of them, run alone, showed the same title and are kept here.\n"
+            "Found in a batch of {n_found}; {n_programs} of them, run by themselves, showed the same title and are kept.\n"
         ),
-        None => writeln!(out, "The whole batch as it ran, {n_programs} programs, is in `batch/`.\n"),
+        (None, true) => {
+            writeln!(out, "The whole batch, {n_programs} long, showed the same title when run again.\n")
+        }
+        (None, false) => writeln!(out, "The batch as it ran, {n_programs} long; it was not run again.\n"),
     }
 }
 

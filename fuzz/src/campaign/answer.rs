@@ -160,6 +160,7 @@ impl Campaign<'_> {
             seed: self.config.seed,
             in_flight: outcome.in_flight.filter(|&idx| idx < n_ran),
             reduced_from: None,
+            confirmed: false,
             batch: Vec::new(),
         };
         let (end, console) = (end_text(&outcome.end), outcome.console.clone());
@@ -205,9 +206,12 @@ impl Campaign<'_> {
         better.report.title = first.report.title;
         better.report.alt_titles = first.report.alt_titles;
         (better.first_seen, better.execs) = (first.first_seen, first.execs);
-        better.record.reduced_from = Some(n_found);
+        better.record.confirmed = true;
+        better.record.reduced_from = (better.batch.len() < n_found).then_some(n_found);
         self.findings.replace(finding, &better)?;
-        (self.events)(Event::Reduced(self.findings.note(finding).clone()));
+        if better.record.reduced_from.is_some() {
+            (self.events)(Event::Reduced(self.findings.note(finding).clone()));
+        }
         Ok(())
     }
 
