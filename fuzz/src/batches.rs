@@ -91,7 +91,15 @@ impl Pace {
         self.n_programs
     }
 
-    /// Learns from an epoch. The size moves by factors of two, and only when it is off by more: measured time is the one
+    /// Learns from an epoch that died. Programs far behind the place where epochs die only wait in line, chosen before
+    /// anything was learned of those ahead of them.
+    pub fn died(&mut self, n_finished: usize) {
+        if matches!(self.size, BatchSize::Aim(_)) && 4 * n_finished < self.n_programs {
+            self.n_programs = (self.n_programs / 2).max(BATCH_MIN);
+        }
+    }
+
+    /// Learns from an epoch that ran to its end. The size moves by factors of two, and only when it is off by more: measured time is the one
     /// thing that differs between two campaigns of one seed, so it should seldom matter.
     pub fn learn(&mut self, in_guest: Duration, n_finished: usize) {
         let BatchSize::Aim(aim) = self.size else { return };
@@ -165,8 +173,14 @@ mod tests {
             pace.learn(Duration::from_millis(100) * pace.n_programs() as u32, pace.n_programs());
         }
         assert_eq!(pace.n_programs(), 32);
+        pace.died(10);
+        pace.died(0);
+        pace.died(0);
+        pace.died(0);
+        assert_eq!(pace.n_programs(), BATCH_MIN);
         let mut fixed = Pace::new(BatchSize::Fixed(5), Some(99));
         fixed.learn(Duration::from_secs(60), 5);
+        fixed.died(0);
         assert_eq!(fixed.n_programs(), 5);
     }
 }

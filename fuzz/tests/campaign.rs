@@ -7,9 +7,10 @@ use std::{
     collections::BTreeSet,
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use fake::{FakeGuests, HANG, LEAK, RACE, Trouble, judge};
@@ -65,6 +66,11 @@ fn warnings(events: &[Event]) -> Vec<&str> {
 fn names(dir: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(dir).unwrap();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// Whole files of a campaign's folder that may not be there yet.
+fn list(dir: &Path, folder: &str) -> BTreeSet<PathBuf> {
+    fuzz::disk::list(&dir.join(folder)).unwrap_or_default().into_iter().collect()
 }
 
 fn titles(summary: &Summary) -> BTreeSet<&str> {
@@ -152,6 +158,47 @@ fn a_killed_campaign_goes_on_with_one_call() {
     assert!(unique.remove(HANG) || unique.remove(RACE) || unique.remove(LEAK));
     let stats = fs::read_to_string(dir.path().join("stats.jsonl")).unwrap();
     assert!(stats.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
+}
+
+/// Not a test of its own: the process that the next test kills.
+#[test]
+fn victim() {
+    if let Some(dir) = std::env::var_os("FUZZ_VICTIM_DIR") {
+        let config = CampaignConfig { batch: BatchSize::Fixed(4), ..config(Path::new(&dir), 13, u64::MAX) };
+        fuzz(&config);
+    }
+}
+
+#[test]
+fn a_campaign_survives_sigkill_at_any_instant() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut before = BTreeSet::new();
+    for round in 1..=4 {
+        let mut victim = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "victim"])
+            .env("FUZZ_VICTIM_DIR", dir.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while list(dir.path(), "corpus").len() < 15 * round {
+            assert!(
+                Instant::now() < deadline && victim.try_wait().unwrap().is_none(),
+                "the victim makes no progress"
+            );
+            std::thread::sleep(Duration::from_millis(7));
+        }
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        let after = list(dir.path(), "corpus");
+        assert!(after.is_superset(&before));
+        before = after;
+    }
+    let (summary, events) = fuzz(&CampaignConfig { execs_max: Some(100), ..config(dir.path(), 13, 0) });
+    assert_eq!(warnings(&events), [""; 0], "nothing on disk is ever half written");
+    assert!(summary.status.execs >= 100);
+    assert_eq!(titles(&summary).len(), summary.findings.len());
 }
 
 #[test]

@@ -112,9 +112,11 @@ impl Campaign<'_> {
                 self.corpus.store(program)?;
             }
         }
-        // An epoch that died spent its time on dying.
-        if outcome.end == EpochEnd::Done {
-            self.pace.learn(outcome.in_guest, n_finished);
+        match outcome.end {
+            EpochEnd::Done => self.pace.learn(outcome.in_guest, n_finished),
+            // It spent its time on dying, which says nothing of programs.
+            EpochEnd::Kernel | EpochEnd::Deadline => self.pace.died(n_finished),
+            EpochEnd::Lost(_) | EpochEnd::Harness(_) | EpochEnd::Machine(_) => {}
         }
         Ok(())
     }
