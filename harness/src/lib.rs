@@ -15,3 +15,4 @@ pub mod pool;
 pub mod program;
 pub mod qmp;
 pub mod shm;
+pub mod symbolize;

@@ -48,16 +48,22 @@ fn line(raw: &[u8], start: usize) -> Line<'_> {
         text = rest;
     }
     let (seconds, caller, body) = strip_prefix(&text[..text.len().min(LINE_BYTES_MAX)]);
-    Line { start, end, seconds, caller: caller.map(String::from_utf8_lossy), body: String::from_utf8_lossy(body) }
+    Line {
+        start,
+        end,
+        seconds,
+        caller: caller.map(String::from_utf8_lossy),
+        body: String::from_utf8_lossy(body),
+    }
 }
 
 /// Takes off `<6>`, `** 12 printk messages dropped **`, `[   12.345678]` and `[  T123]`.
 fn strip_prefix(text: &[u8]) -> (Option<u64>, Option<&[u8]>, &[u8]) {
     let mut rest = strip_level(text);
-    if let Some(after) = rest.strip_prefix(b"** ") {
-        if let Some(at) = find(after, b" ** ").filter(|&at| at < 60) {
-            rest = strip_level(&after[at + 4..]);
-        }
+    if let Some(after) = rest.strip_prefix(b"** ")
+        && let Some(at) = find(&after[..after.len().min(80)], b" ** ")
+    {
+        rest = strip_level(&after[at + 4..]);
     }
     rest = strip_prompt(rest);
     let Some((stamp, after)) = bracketed(rest) else { return (None, None, rest) };

@@ -20,6 +20,8 @@ mod skip;
 mod stacks;
 mod verdict;
 
+pub(crate) use stacks::{place_in_line, readable};
+
 use serde::{Deserialize, Serialize};
 
 /// One complaint of the kernel.
@@ -60,6 +62,8 @@ pub struct Frame {
     pub size: u64,
     /// Module it is in, if not the kernel itself.
     pub module: Option<String>,
+    /// Read from a register: the offset is that of the instruction itself, not of a return address.
+    pub register: bool,
     /// False for what the unwinder only found lying on the stack (`? func`).
     pub reliable: bool,
 }

@@ -58,6 +58,8 @@ pub(crate) struct Rule {
     pub fallback: &'static str,
     /// Without a function to blame the title has no ` in ...` at all.
     pub bare: bool,
+    /// The kernel prints no stack with it.
+    pub stackless: bool,
     /// Lines of other callers (another CPU's backtrace) belong to it too.
     pub all_callers: bool,
 }
@@ -74,6 +76,7 @@ const RULE: Rule = Rule {
     echo_lines: 0,
     fallback: "",
     bare: false,
+    stackless: false,
     all_callers: false,
 };
 
@@ -85,6 +88,9 @@ const LEAK: &[Group] = &[Reporting, Memory, Construct, Access];
 
 /// Lines between what lib/ says of an object and the BUG or WARNING that it then raises.
 const PREAMBLE_LINES: usize = 8;
+
+/// Reports that begin with what was found wrong and raise a BUG or WARNING after.
+const TOLD_BEFORE: &[&str] = &["list", "refcount", "odebug", "usercopy", "rcu-stall"];
 
 /// `func+0x12/0x34`, the offset optional; group `func`.
 macro_rules! func {
@@ -101,7 +107,7 @@ pub(crate) const RULES: &[Rule] = &[
     // Our own: the agent saw an op pass its deadline and asked for blocked tasks.
     Rule {
         name: "deadline",
-        head: r"SHRINKTORTURE: op deadline: (?P<op>.*)",
+        head: r"SHRINKTORTURE: op deadline: (?P<op>\w+)(?:.*\bpid (?P<pid>\d+))?",
         title: "INFO: task hung in {frame}",
         alts: &["hang in {frame}"],
         blame: Blame::Deadline,
@@ -263,6 +269,7 @@ pub(crate) const RULES: &[Rule] = &[
         title: "{word}: lock held when returning to user space in {frame}",
         blame: Blame::LockSite,
         also: &[AT],
+        stackless: true,
         ..RULE
     },
     Rule {
@@ -453,16 +460,19 @@ pub(crate) const RULES: &[Rule] = &[
     },
     Rule {
         name: "warning",
-        echo_of: &["rcu-stall"],
-        echo_lines: 4,
-        head: concat!(r"WARNING: CPU: \d+ PID: -?\d+ at (?P<site>\S+)(?: ", func!(), ")?"),
+        // Without CONFIG_DEBUG_BUGVERBOSE there is no file and line.
+        head: concat!(r"WARNING: CPU: \d+ PID: -?\d+ at (?:(?P<site>\S+:\d+)(?: |$))?(?:", func!(), ")?"),
+        echo_of: TOLD_BEFORE,
+        echo_lines: PREAMBLE_LINES,
         title: "WARNING in {frame}",
         skip: COMMON,
         ..RULE
     },
     Rule {
         name: "warning",
-        head: concat!(r"WARNING: (?P<site>\S+\.[chS]:\d+|\S+\.rs:\d+) at (?:", func!(), r"|0x[0-9a-f]+)"),
+        head: concat!(r"WARNING: (?:(?P<site>\S+\.(?:[chS]|rs):\d+) )?at (?:", func!(), r"|0x[0-9a-f]+),? "),
+        echo_of: TOLD_BEFORE,
+        echo_lines: PREAMBLE_LINES,
         title: "WARNING in {frame}",
         skip: COMMON,
         ..RULE
@@ -485,9 +495,10 @@ pub(crate) const RULES: &[Rule] = &[
     },
     Rule {
         name: "bug",
-        head: r"kernel BUG at (?P<site>\S+)",
+        head: r"[kK]ernel BUG at (?P<site>\S+)",
         title: "kernel BUG in {frame}",
-        echo_of: &["oops-name"],
+        echo_of: TOLD_BEFORE,
+        echo_lines: PREAMBLE_LINES,
         ..RULE
     },
     // Memory management state.
@@ -595,13 +606,7 @@ pub(crate) const RULES: &[Rule] = &[
         echo_of: &["double-fault"],
         ..RULE
     },
-    Rule {
-        name: "divide",
-        head: r"divide error: ",
-        title: "divide error in {frame}",
-        skip: COMMON,
-        ..RULE
-    },
+    Rule { name: "divide", head: r"divide error: ", title: "divide error in {frame}", skip: COMMON, ..RULE },
     Rule {
         name: "stack-segment",
         head: r"stack segment(?: fault)?: ",
@@ -609,13 +614,7 @@ pub(crate) const RULES: &[Rule] = &[
         skip: COMMON,
         ..RULE
     },
-    Rule {
-        name: "int3",
-        head: r"Oops: int3: |^int3: \d+",
-        title: "int3 in {frame}",
-        skip: COMMON,
-        ..RULE
-    },
+    Rule { name: "int3", head: r"Oops: int3: |^int3: \d+", title: "int3 in {frame}", skip: COMMON, ..RULE },
     Rule {
         name: "opcode",
         head: r"invalid opcode: \d+",

@@ -49,12 +49,12 @@ impl<'a> Segmenter<'a> {
         self.settled |= line.seconds.is_some_and(|seconds| seconds >= SETTLED_SECONDS);
         let caller = line.caller.as_deref();
         let own = self.home(caller);
-        if let Some(rule_idx) = rules::of_line(&line.body).filter(|&idx| self.counts(idx)) {
-            if !self.is_echo(rule_idx, own, line_idx) {
-                self.open.insert(caller, self.spans.len());
-                self.spans.push(Span { rule_idx, lines: vec![line_idx], panicked: is_panic(&line.body) });
-                return;
-            }
+        if let Some(rule_idx) = rules::of_line(&line.body).filter(|&idx| self.counts(idx))
+            && !self.is_echo(rule_idx, own, line_idx)
+        {
+            self.open.insert(caller, self.spans.len());
+            self.spans.push(Span { rule_idx, lines: vec![line_idx], panicked: is_panic(&line.body) });
+            return;
         }
         if let Some(span) = own.and_then(|idx| self.spans.get_mut(idx)) {
             span.panicked |= is_panic(&line.body);
@@ -82,7 +82,9 @@ impl<'a> Segmenter<'a> {
 
     /// Is the line the continuation of a report already begun?
     fn is_echo(&self, rule_idx: usize, own: Option<usize>, line_idx: usize) -> bool {
-        let Some(span) = own.or(self.spans.len().checked_sub(1)).map(|idx| &self.spans[idx]) else { return false };
+        let Some(span) = own.or(self.spans.len().checked_sub(1)).map(|idx| &self.spans[idx]) else {
+            return false;
+        };
         let (cause, rule) = (RULES[span.rule_idx].name, &RULES[rule_idx]);
         let near = span.lines.last().is_some_and(|&last| line_idx - last <= ECHO_LINES_MAX);
         let near = near && (rule.echo_lines == 0 || span.lines.len() <= rule.echo_lines);

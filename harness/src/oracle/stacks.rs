@@ -21,6 +21,8 @@ pub(crate) enum StackKind {
     Fault,
     /// Where lockdep says it happened: `which became ...-safe at:`, `is trying to release lock (..) at:`.
     LockHistory,
+    /// What our agent read from `/proc/PID/stack` of the worker whose op is overdue.
+    Stuck,
     /// How a lock, an object or a queued work came to be: not where it went wrong.
     History,
 }
@@ -34,6 +36,8 @@ pub(crate) struct Stack {
     pub frames: Vec<Frame>,
     /// How many of them came from a register rather than from the unwinder.
     pub n_registers: usize,
+    /// Whose it is, where tasks are listed (`task:name state:D ... pid:12`).
+    pub pid: Option<u32>,
 }
 
 /// All stacks, in order of position; a heading without frames gives an empty stack.
@@ -55,6 +59,8 @@ struct Reader {
     foreign: usize,
     /// The first register of the report at hand, until its stack comes.
     fault: Option<Frame>,
+    /// The task listed last.
+    pid: Option<u32>,
     /// What is printed now tells of the past, headings or not.
     past: bool,
     /// On 32-bit arm each line names a function and its caller: the caller of the last line has none of its own.
@@ -67,7 +73,12 @@ impl Reader {
             let outermost = self.caller.take();
             outermost.into_iter().for_each(|frame| self.push(frame));
         }
-        if let Some(kind) = heading(body) {
+        if let Some(frame) = stuck_frame(body) {
+            if self.stacks.last().is_none_or(|stack| stack.kind != StackKind::Stuck) {
+                self.begin(StackKind::Stuck);
+            }
+            self.push(frame);
+        } else if let Some(kind) = heading(body) {
             if kind == StackKind::Trace && self.past {
                 self.begin(StackKind::History);
             } else {
@@ -85,6 +96,7 @@ impl Reader {
         } else if ends_stack(body) {
             self.open = false;
             self.past = begins_past(body);
+            self.pid = task_pid(body);
         } else if self.open {
             self.foreign += 1;
             self.open = self.foreign <= FOREIGN_LINES_MAX;
@@ -94,7 +106,7 @@ impl Reader {
     fn begin(&mut self, kind: StackKind) {
         let fault = if kind == StackKind::Trace { self.fault.take() } else { None };
         let frames = Vec::from_iter(fault);
-        self.stacks.push(Stack { kind, n_registers: frames.len(), frames });
+        self.stacks.push(Stack { kind, n_registers: frames.len(), frames, pid: self.pid });
         self.open = true;
         self.foreign = 0;
     }
@@ -124,20 +136,47 @@ impl Reader {
         let outermost = self.caller.take();
         outermost.into_iter().for_each(|frame| self.push(frame));
         if let Some(frame) = self.fault.take() {
-            self.stacks.push(Stack { kind: StackKind::Fault, frames: vec![frame], n_registers: 1 });
+            self.stacks.push(Stack {
+                kind: StackKind::Fault,
+                frames: vec![frame],
+                n_registers: 1,
+                pid: None,
+            });
         }
     }
+}
+
+/// `SHRINKTORTURE: stuck: [<0>] func+0x12/0x34 [module]`
+fn stuck_frame(body: &str) -> Option<Frame> {
+    parse_frame(body.strip_prefix("SHRINKTORTURE: stuck: ")?)
+}
+
+/// The task a listing is about: `task:name state:D stack:0 pid:12 tgid:12`.
+fn task_pid(body: &str) -> Option<u32> {
+    let (_, rest) = body.strip_prefix("task:")?.split_once(" pid:")?;
+    rest.split(' ').next()?.parse().ok()
 }
 
 fn heading(body: &str) -> Option<StackKind> {
     const TRACE: &[&str] = &["call trace", "backtrace:", "backtrace ("];
     const HISTORY: &[&str] = &[
-        "allocated by task", "freed by task", "last potentially related work creation",
-        "second to last potentially related work creation", "uninit was ", "info: allocated in", "info: freed in",
-        "preemption disabled at:", "last function:", "-> #",
+        "allocated by task",
+        "freed by task",
+        "last potentially related work creation",
+        "second to last potentially related work creation",
+        "uninit was ",
+        "info: allocated in",
+        "info: freed in",
+        "preemption disabled at:",
+        "last function:",
+        "-> #",
     ];
     let body = body.trim();
-    if !body.ends_with([':', '}']) && !body.contains("NMI") && !body.starts_with("backtrace (") && !body.contains(": ") {
+    if !body.ends_with([':', '}'])
+        && !body.contains("NMI")
+        && !body.starts_with("backtrace (")
+        && !body.contains(": ")
+    {
         return None;
     }
     let lower = body.to_ascii_lowercase();
@@ -212,7 +251,7 @@ fn register_frame(body: &str) -> Option<Frame> {
         return None;
     }
     let hit = REGISTER.captures(body)?;
-    Some(frame(hit.get(1)?.as_str(), hit.get(2), hit.get(3), hit.get(4), true))
+    Some(Frame { register: true, ..frame(hit.get(1)?.as_str(), hit.get(2), hit.get(3), hit.get(4), true) })
 }
 
 static FRAME: LazyLock<Regex> = LazyLock::new(|| {
@@ -249,17 +288,18 @@ pub(crate) fn parse_frame(body: &str) -> Option<Frame> {
 fn arm_caller(body: &str) -> Option<Frame> {
     let (_, caller) = body.split_once(" from ")?;
     let caller = caller.split_once('(').map_or(caller, |(_, inside)| inside);
-    FRAME.captures(caller).and_then(|hit| {
-        Some(frame(hit.get(2)?.as_str(), hit.get(3), hit.get(4), hit.get(5), true))
-    })
+    FRAME
+        .captures(caller)
+        .and_then(|hit| Some(frame(hit.get(2)?.as_str(), hit.get(3), hit.get(4), hit.get(5), true)))
 }
 
 /// `Exception stack(0x.. to 0x..)` and its rows of words stand between two lines of an arm stack.
 fn is_exception_dump(body: &str) -> bool {
     let body = body.trim_start();
-    body.starts_with("Exception stack") || body.split_once(": ").is_some_and(|(row, _)| {
-        (3..=8).contains(&row.len()) && row.bytes().all(|byte| byte.is_ascii_hexdigit())
-    })
+    body.starts_with("Exception stack")
+        || body.split_once(": ").is_some_and(|(row, _)| {
+            (3..=8).contains(&row.len()) && row.bytes().all(|byte| byte.is_ascii_hexdigit())
+        })
 }
 
 fn frame(
@@ -278,8 +318,37 @@ fn frame(
         offset: hex(offset),
         size: hex(size),
         module: module.map(|module| module.as_str().to_string()),
+        register: false,
         reliable,
     }
+}
+
+/// A `function+0x12/0x34` somewhere in a line.
+pub(crate) struct Place {
+    /// What it says.
+    pub frame: Frame,
+    /// Offset in the line of its first byte.
+    pub start: usize,
+    /// Offset just past it, module included.
+    pub end: usize,
+    /// The line is a line of stack, rather than text that names a function.
+    pub is_stack: bool,
+}
+
+/// The first function named in a whole line, prefix and all.
+pub(crate) fn place_in_line(line: &str) -> Option<Place> {
+    static PLACE: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"(\? )?([A-Za-z_$][\w.$]*)\+0x([0-9a-f]+)/0x([0-9a-f]+)(?: \[([\w-]+)[^\]]*\])?")
+            .expect("a constant")
+    });
+    let hit = PLACE.captures(line)?;
+    let (name, whole) = (hit.get(2)?, hit.get(0)?);
+    let mut frame = frame(name.as_str(), hit.get(3), hit.get(4), hit.get(5), hit.get(1).is_none());
+    let before = line[..whole.start()].trim_end();
+    frame.register = before.contains("RIP:") || before.ends_with("pc :") || before.ends_with("PC is at");
+    // Nothing but time stamp, caller and addresses stands before a frame.
+    let is_stack = before.is_empty() || before.ends_with(']');
+    Some(Place { frame, start: name.start(), end: whole.end(), is_stack })
 }
 
 /// A symbol as people write it: `foo.isra.0` is `foo`, and Rust's mangled names keep their last two path segments.

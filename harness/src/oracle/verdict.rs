@@ -26,7 +26,7 @@ pub(crate) fn report(lines: &[Line<'_>], span: &Span) -> Report {
     let own = || span.lines.iter().map(|&line_idx| &lines[line_idx]);
     let stacks = stacks::read(own());
     let (mut words, sites) = words(span.rule_idx, own());
-    let blamed = blame::blamed(rule, &stacks, &sites);
+    let blamed = blame::blamed(rule, &stacks, &sites, words.get("pid").and_then(|pid| pid.parse().ok()));
     let head_func = words.get("func").map(|func| stacks::readable(func));
     let frame = match rule.blame {
         Blame::None | Blame::Untold | Blame::Orphan => None,
@@ -102,7 +102,10 @@ fn collect(words: &mut Words<'static>, pattern: &'static Regex, hit: &Captures<'
 
 fn title(rule: &Rule, words: &Words<'_>, told: bool) -> String {
     let lacks = |template: &str| {
-        template.split('{').skip(1).any(|part| part.split_once('}').is_some_and(|(name, _)| !words.contains_key(name)))
+        template
+            .split('{')
+            .skip(1)
+            .any(|part| part.split_once('}').is_some_and(|(name, _)| !words.contains_key(name)))
     };
     if !rule.fallback.is_empty() && lacks(rule.title) {
         return fill(rule.fallback, words);
@@ -180,8 +183,12 @@ fn canonical(function: &str) -> String {
         }
     }
     match function {
-        "synchronize_sched" | "synchronize_rcu_expedited" | "synchronize_srcu" | "__synchronize_srcu" => "synchronize_rcu",
-        "smp_call_function_single" | "smp_call_function_many" | "smp_call_function_many_cond" => "smp_call_function",
+        "synchronize_sched" | "synchronize_rcu_expedited" | "synchronize_srcu" | "__synchronize_srcu" => {
+            "synchronize_rcu"
+        }
+        "smp_call_function_single" | "smp_call_function_many" | "smp_call_function_many_cond" => {
+            "smp_call_function"
+        }
         _ => function,
     }
     .to_string()
@@ -195,7 +202,8 @@ fn corrupted(rule: &Rule, title: &str, frame: Option<&str>, stacks: &[Stack]) ->
     if rule.blame == Blame::Orphan {
         return Some("the report before the panic is missing".to_string());
     }
-    if stacks.iter().all(|stack| stack.kind != StackKind::Trace) {
+    let told = |stack: &Stack| matches!(stack.kind, StackKind::Trace | StackKind::Stuck);
+    if !rule.stackless && !stacks.iter().any(told) {
         return Some("no stack in the report".to_string());
     }
     let main = stacks.iter().find(|stack| stack.kind == StackKind::Trace);
