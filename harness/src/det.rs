@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use abi::shm::{flag, state};
+use abi::shm::{SHM_BYTES, flag, state};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
@@ -138,10 +138,29 @@ fn take_snapshot(
     let uri = format!("exec:cat > '{}'", state_path.display().to_string().replace('\'', "'\\''"));
     machine.qmp.migrate("migrate", &uri, STATE_LIMIT).map_err(|e| machine.qmp_error(e))?;
     machine.kill();
+    forget_shm_address(&state_path).map_err(|e| MachineError::io(state_path.display().to_string(), e))?;
     let id = hash_files(dir, guest.numa_nodes).map_err(|e| MachineError::io("hash the snapshot", e))?;
     let _ = fs::remove_dir_all(run_dir);
     let save_ms = started.elapsed().as_millis() as u64 - boot_ms;
     Ok(SnapshotManifest { id, guest: guest.key.clone(), schedule, boot_ms, save_ms })
+}
+
+/// Lets the state be loaded although the shared memory is a PCI BAR.
+///
+/// With `x-ignore-shared` QEMU stores the guest address of each block it leaves out and compares it before any device
+/// is restored. A BAR has no address by then, so the comparison with the stored one fails; with 0 it holds. The block's
+/// entry is its name, its length and its address, each number 64 bits, big endian (`ram_save_setup()`).
+fn forget_shm_address(state: &Path) -> io::Result<()> {
+    let mut bytes = fs::read(state)?;
+    let entry = [b"/shm".as_slice(), &(SHM_BYTES as u64).to_be_bytes()].concat();
+    let at = bytes
+        .windows(entry.len())
+        .position(|window| window == entry)
+        .map(|at| at + entry.len())
+        .filter(|at| at + 8 <= bytes.len())
+        .ok_or_else(|| io::Error::other("the machine state does not name the shared memory"))?;
+    bytes[at..at + 8].fill(0);
+    fs::write(state, bytes)
 }
 
 fn wait_ready(machine: &mut Machine) -> Result<(), MachineError> {

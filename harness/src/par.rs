@@ -39,6 +39,8 @@ struct Live {
     bell: UnixStream,
     seq: u32,
     console_len: u64,
+    /// The leaks of the boot are known, so that a scan shows only those of programs.
+    knows_boot_leaks: bool,
 }
 
 impl Stream {
@@ -66,12 +68,14 @@ impl Stream {
     }
 
     fn try_run(&mut self, epoch: &Epoch, limits: Limits) -> Result<EpochOutcome, MachineError> {
-        let live = match &mut self.live {
-            Some(live) => live,
-            None => self.live.insert(boot(&self.guest, self.schedule, self.execution, &self.run_dir)?),
-        };
-        live.seq += 1;
         let leak_scan = if epoch.leak_scan { flag::LEAK_SCAN } else { 0 };
+        let usable = self.live.take().filter(|live| live.knows_boot_leaks || !epoch.leak_scan);
+        let live = match usable {
+            Some(live) => live,
+            None => boot(&self.guest, self.schedule, self.execution, &self.run_dir, leak_scan)?,
+        };
+        let live = self.live.insert(live);
+        live.seq += 1;
         let shm = &live.machine.shm;
         shm.put_batch(epoch, live.seq, leak_scan, limits.op_deadline)
             .map_err(|e| MachineError::io("write the batch", e))?;
@@ -95,15 +99,19 @@ fn boot(
     schedule: Schedule,
     execution: Execution,
     run_dir: &Path,
+    flags: u32,
 ) -> Result<Live, MachineError> {
     let memory = Memory::Private;
     let plan = Plan { guest, schedule, execution, start: Start::Boot, memory: &memory, doorbell: true };
-    let machine = Machine::start(plan, run_dir, |_| Ok(()))?;
+    let machine = Machine::start(plan, run_dir, |shm| {
+        shm.set_flags(flags);
+        Ok(())
+    })?;
     let bell_path = machine.doorbell();
     let bell = UnixStream::connect(&bell_path)
         .and_then(|bell| bell.set_read_timeout(Some(LOOK_EVERY)).map(|()| bell))
         .map_err(|e| MachineError::io(bell_path.display().to_string(), e))?;
-    let mut live = Live { machine, bell, seq: 0, console_len: 0 };
+    let mut live = Live { machine, bell, seq: 0, console_len: 0, knows_boot_leaks: flags & flag::LEAK_SCAN != 0 };
     let end = wait_bell(&mut live, BOOT_LIMIT);
     let console = new_console(&mut live);
     match end {

@@ -114,6 +114,10 @@ impl Qmp {
     pub fn migrate(&mut self, command: &'static str, uri: &str, timeout: Duration) -> Result<(), QmpError> {
         let capability = json!({"capabilities": [{"capability": "x-ignore-shared", "state": true}]});
         self.command("migrate-set-capabilities", capability)?;
+        // After an incoming migration QEMU announces itself to the network from host-time timers, cards or none. Each of
+        // them wakes the main loop, and if all vCPUs happen to halt just then, virtual time is advanced from a stale
+        // instruction count: runs diverge. Without rounds nothing wakes it.
+        self.command("migrate-set-parameters", json!({"announce-rounds": 0}))?;
         self.command(command, json!({"uri": uri}))?;
         let deadline = Instant::now() + timeout;
         loop {

@@ -69,7 +69,7 @@ pub struct Header {
 pub mod flag {
     /// End the virtual machine when the batch is done (deterministic engine).
     pub const EXIT_WHEN_DONE: u32 = 1;
-    /// Scan for leaks when the batch is done.
+    /// Scan for leaks when the batch is done. At boot: take the leaks of the boot itself as known.
     pub const LEAK_SCAN: u32 = 2;
     /// Ask to be paused when ready, for a snapshot, unless a batch is waiting.
     pub const PAUSE_WHEN_READY: u32 = 4;

@@ -73,7 +73,6 @@ pub fn prepare() -> Result<()> {
     put(format!("{CGROUP_PARENT}/cgroup.subtree_control"), "+memory")?;
     // Once 4 was written, drop_caches logs no more.
     put("/proc/sys/vm/drop_caches", "4")?;
-    put("/proc/sys/kernel/printk_devkmsg", "on")?;
     swap().context("swap on zram")
 }
 

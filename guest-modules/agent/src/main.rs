@@ -66,7 +66,9 @@ fn serve() -> Result<Infallible> {
     let n_cpus = thread::available_parallelism().context("count CPUs")?.get();
     let world = World { shm, control: Control::new().context("control block")?, device: &device, n_cpus };
     let mut runner = Runner::new(world)?;
-    batch::forget_leaks();
+    if header.flags & (flag::PAUSE_WHEN_READY | flag::LEAK_SCAN) != 0 {
+        batch::forget_leaks();
+    }
     shm.write(offset_of!(Header, guest_version), ABI_VERSION);
     shm.write(offset_of!(Header, guest_magic), ABI_MAGIC);
     log::say("ready");
