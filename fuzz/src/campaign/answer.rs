@@ -22,6 +22,8 @@ use crate::{
     status::Event,
 };
 
+/// The oracle's type of a memory leak.
+const LEAK: &str = "LEAK";
 /// Logs of infrastructure failures kept; later ones overwrite the first.
 const INFRASTRUCTURE_LOGS_MAX: u64 = 16;
 
@@ -76,7 +78,7 @@ impl Campaign<'_> {
         self.in_guest += outcome.in_guest;
         self.infrastructure_in_a_row =
             if class == Class::Infrastructure { self.infrastructure_in_a_row + 1 } else { 0 };
-        let culprit = outcome.in_flight.filter(|_| matches!(class, Class::Finding(_)));
+        let culprit = if let Class::Finding(report) = &class { culprit(outcome, report) } else { None };
         let learning = Instant::now();
         self.learn(&job, outcome, culprit)?;
         self.phase("learn", learning);
@@ -150,7 +152,8 @@ impl Campaign<'_> {
         report: Report,
         guests: &mut dyn Guests,
     ) -> Evidence {
-        let n_ran = outcome.in_flight.map_or(job.programs.len(), |idx| (idx + 1).min(job.programs.len()));
+        let culprit = culprit(outcome, &report);
+        let n_ran = culprit.map_or(job.programs.len(), |idx| (idx + 1).min(job.programs.len()));
         let batch: Vec<Program> =
             job.programs[..n_ran].iter().map(|waiting| waiting.choice.program.clone()).collect();
         let schedule = batch.first().map_or(self.config.schedules[0], |program| program.schedule);
@@ -160,7 +163,7 @@ impl Campaign<'_> {
             canary: self.config.canary,
             leak_scan: job.leak_scan,
             seed: self.config.seed,
-            in_flight: outcome.in_flight.filter(|&idx| idx < n_ran),
+            in_flight: culprit.filter(|&idx| idx < n_ran),
             reduced_from: None,
             confirmed: false,
             batch: Vec::new(),
@@ -243,6 +246,11 @@ impl Campaign<'_> {
         }
         Ok(())
     }
+}
+
+/// The program to blame for a report: the one in flight. A leak is found when the batch is over, and may be anyone's.
+fn culprit(outcome: &EpochOutcome, report: &Report) -> Option<usize> {
+    outcome.in_flight.filter(|_| report.kind != LEAK)
 }
 
 fn is_finished(outcome: &EpochOutcome, idx: usize) -> bool {

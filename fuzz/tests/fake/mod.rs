@@ -89,7 +89,10 @@ impl Guests for FakeGuests {
 /// Reads the console of a fake guest: a line a complaint.
 pub fn judge(console: &[u8]) -> Vec<Report> {
     let text = String::from_utf8_lossy(console);
-    let report = |title: &str| Report { title: title.into(), end: console.len(), ..Report::default() };
+    let report = |title: &str| {
+        let kind = if title == LEAK { "LEAK".into() } else { String::new() };
+        Report { title: title.into(), kind, end: console.len(), ..Report::default() }
+    };
     text.lines().filter_map(|line| line.strip_prefix("complaint: ")).map(report).collect()
 }
 
@@ -121,6 +124,8 @@ fn run(epoch: &Epoch) -> EpochOutcome {
     if epoch.leak_scan && leaked {
         out.end = EpochEnd::Kernel;
         out.console = format!("complaint: {LEAK}\n").into_bytes();
+        // What the agent looked at last, as real guests say it.
+        out.in_flight = Some(epoch.programs.len() - 1);
     }
     out
 }
