@@ -96,7 +96,8 @@ impl Cache {
     /// Takes plain objects from a node; how many there were.
     pub(crate) fn del_objects(&self, nid: usize, n: usize) -> Result<usize> {
         let objects = self.objects.get(nid).ok_or(EINVAL)?;
-        let before = objects.fetch_update(Relaxed, Relaxed, |now| Some(now - n.min(now))).unwrap_or_else(|now| now);
+        let before =
+            objects.fetch_update(Relaxed, Relaxed, |now| Some(now - n.min(now))).unwrap_or_else(|now| now);
         Ok(n.min(before))
     }
 

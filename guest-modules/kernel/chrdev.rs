@@ -61,7 +61,11 @@ impl<T: Ioctl> Drop for Chrdev<T> {
     }
 }
 
-unsafe extern "C" fn unlocked_ioctl<T: Ioctl>(_file: *mut bindings::file, command: c_uint, arg: c_ulong) -> c_long {
+unsafe extern "C" fn unlocked_ioctl<T: Ioctl>(
+    _file: *mut bindings::file,
+    command: c_uint,
+    arg: c_ulong,
+) -> c_long {
     T::ioctl(command, arg).unwrap_or_else(|error| error.to_errno() as c_long)
 }
 
@@ -73,7 +77,8 @@ unsafe extern "C" fn unlocked_ioctl<T: Ioctl>(_file: *mut bindings::file, comman
 pub(crate) unsafe fn read_user<T>(arg: usize) -> Result<T> {
     let mut value = core::mem::MaybeUninit::<T>::uninit();
     // SAFETY: the destination has room for `T`; the source is checked by copy_from_user().
-    let n_left = unsafe { bindings::copy_from_user(value.as_mut_ptr().cast(), arg as *const c_void, size_of::<T>()) };
+    let n_left =
+        unsafe { bindings::copy_from_user(value.as_mut_ptr().cast(), arg as *const c_void, size_of::<T>()) };
     if n_left != 0 {
         return Err(EFAULT);
     }
@@ -90,5 +95,9 @@ pub(crate) unsafe fn write_user<T>(arg: usize, value: &T) -> Result {
     // SAFETY: the source is a whole `T` without padding; the destination is checked by copy_to_user().
     let n_left =
         unsafe { bindings::copy_to_user(arg as *mut c_void, (&raw const *value).cast(), size_of::<T>()) };
-    if n_left == 0 { Ok(()) } else { Err(EFAULT) }
+    if n_left == 0 {
+        Ok(())
+    } else {
+        Err(EFAULT)
+    }
 }

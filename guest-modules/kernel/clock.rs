@@ -63,7 +63,8 @@ pub(crate) fn arm_timer(fire_ns: u32, hold_ns: u32) {
 
 unsafe extern "C" fn fire(timer: *mut bindings::hrtimer) -> bindings::hrtimer_restart {
     // SAFETY: `timer` is the `timer` field of a `Timer` in `TIMERS`: `fire` is set for no other.
-    let timer = unsafe { &*kernel::container_of!(timer.cast::<UnsafeCell<bindings::hrtimer>>(), Timer, timer) };
+    let timer =
+        unsafe { &*kernel::container_of!(timer.cast::<UnsafeCell<bindings::hrtimer>>(), Timer, timer) };
     spin_ns(timer.hold_ns.load(Relaxed).into());
     bindings::hrtimer_restart_HRTIMER_NORESTART
 }

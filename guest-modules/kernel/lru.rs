@@ -35,9 +35,10 @@
 //! data: a held spinlock is a RCU read-side critical section, and 6.12 gives Rust no other.
 
 use crate::compat;
+use crate::item::{self, Item};
 use core::cell::UnsafeCell;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicUsize, Ordering::*};
 use kernel::ffi::{c_ulong, c_void};
 use kernel::prelude::*;
 use kernel::sync::SpinLock;
@@ -54,49 +55,6 @@ const DRAIN_TRIES_MAX: u32 = 2000;
 const RESERVED: usize = 2;
 /// Tag of items filed by memcg.
 const BY_MEMCG: usize = 1;
-
-/// List items allocated now, all slots.
-pub(crate) static N_ITEMS: AtomicU32 = AtomicU32::new(0);
-
-/// `kmem_cache` of the items; set while the module is loaded.
-static ITEM_CACHE: AtomicPtr<bindings::kmem_cache> = AtomicPtr::new(ptr::null_mut());
-
-#[repr(C)]
-struct Item {
-    /// First, so that the addresses of node and item are the same.
-    node: bindings::list_head,
-    entry_idx: usize,
-    /// `BY_MEMCG` or 0.
-    tag: usize,
-}
-
-/// Creates the items' cache, accounted to the memcg of whoever allocates. Called once, before the first op.
-pub(crate) fn create_item_cache() -> Result {
-    // SAFETY: all zeroes are the defaults (include/linux/slab.h).
-    let mut args: bindings::kmem_cache_args = unsafe { compat::zeroed() };
-    args.align = 8;
-    let size = size_of::<Item>() as u32;
-    // SAFETY: name and arguments live for the call; the name is copied.
-    let cache = unsafe {
-        bindings::__kmem_cache_create_args(
-            c"shrinktorture_item".as_ptr().cast(),
-            size,
-            &mut args,
-            compat::SLAB_ACCOUNT,
-        )
-    };
-    if cache.is_null() {
-        return Err(ENOMEM);
-    }
-    ITEM_CACHE.store(cache, Release);
-    Ok(())
-}
-
-/// Destroys the items' cache. Called once, after the last lru is gone.
-pub(crate) fn destroy_item_cache() {
-    // SAFETY: created by `create_item_cache()` or null, and no item is left.
-    unsafe { bindings::kmem_cache_destroy(ITEM_CACHE.swap(ptr::null_mut(), AcqRel)) };
-}
 
 /// How an item is filed; see the head of this file.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -168,16 +126,17 @@ impl Lru {
     fn add_one(&self, by: FileBy) -> Result {
         let reserve = |entry: &&AtomicUsize| entry.compare_exchange(0, RESERVED, Acquire, Relaxed).is_ok();
         let entry = self.items.iter().find(reserve).ok_or(ENOSPC)?;
-        let entry_idx = (entry as *const AtomicUsize as usize - self.items.as_ptr() as usize) / size_of::<AtomicUsize>();
+        let entry_idx =
+            (entry as *const AtomicUsize as usize - self.items.as_ptr() as usize) / size_of::<AtomicUsize>();
         let tag = if by == FileBy::Obj { 0 } else { BY_MEMCG };
-        let filed = alloc_item(self.raw.get(), entry_idx, tag).and_then(|item| {
+        let filed = item::alloc(self.raw.get(), entry_idx, tag).and_then(|item| {
             let filed = match by {
                 FileBy::Obj => self.add_obj(item),
                 FileBy::Memcg { nid } => self.add_by_memcg(item, nid),
             };
             if let Err(error) = filed {
                 // SAFETY: ours and on no list.
-                unsafe { free_item(item) };
+                unsafe { item::free(item) };
                 return Err(error);
             }
             Ok(item as usize | tag)
@@ -191,7 +150,11 @@ impl Lru {
         // SAFETY: the lru is initialised, the item is a slab object, ours and on no list; if its memcg was charged for
         // it, kmem_cache_alloc_lru() has made the memcg's lists.
         let added = unsafe { bindings::list_lru_add_obj(self.raw.get(), item.cast()) };
-        if added { Ok(()) } else { Err(EEXIST) }
+        if added {
+            Ok(())
+        } else {
+            Err(EEXIST)
+        }
     }
 
     fn add_by_memcg(&self, item: *mut Item, nid: usize) -> Result {
@@ -207,7 +170,11 @@ impl Lru {
         // SAFETY: the item is ours and on no list, the node exists, the memcg is valid while the lock is held, and its
         // lists exist (head of this file).
         let added = unsafe { bindings::list_lru_add(self.raw.get(), item.cast(), nid as i32, memcg) };
-        if added { Ok(()) } else { Err(EEXIST) }
+        if added {
+            Ok(())
+        } else {
+            Err(EEXIST)
+        }
     }
 
     /// Whether a memcg can be passed to this lru.
@@ -235,16 +202,19 @@ impl Lru {
             if n_taken == n {
                 return n;
             }
-            if value <= RESERVED || value & BY_MEMCG != 0 || entry.compare_exchange(value, 0, AcqRel, Relaxed).is_err() {
+            if value <= RESERVED
+                || value & BY_MEMCG != 0
+                || entry.compare_exchange(value, 0, AcqRel, Relaxed).is_err()
+            {
                 continue;
             }
             let item = value as *mut Item;
             // SAFETY: claimed, so nobody else deletes or frees it, and filed by obj on this lru.
             if !unsafe { bindings::list_lru_del_obj(self.raw.get(), item.cast()) } {
-                pr_err!("shrinktorture: MODEL: list_lru_del_obj() found an item on no list\n");
+                pr_err!("MODEL: list_lru_del_obj() found an item on no list\n");
             }
             // SAFETY: claimed and on no list any more.
-            unsafe { free_item(item) };
+            unsafe { item::free(item) };
             n_taken += 1;
         }
         for nid in 0..NODES_MAX {
@@ -267,7 +237,9 @@ impl Lru {
         self.claim(n_max, only_by_memcg, |callback, arg| {
             let mut nr_to_walk = nr_to_walk;
             // SAFETY: the lru is initialised, the node exists, the callback fits its argument.
-            unsafe { bindings::list_lru_walk_node(self.raw.get(), nid as i32, callback, arg, &mut nr_to_walk) };
+            unsafe {
+                bindings::list_lru_walk_node(self.raw.get(), nid as i32, callback, arg, &mut nr_to_walk)
+            };
         })
     }
 
@@ -280,7 +252,9 @@ impl Lru {
         self.claim(n, false, |callback, arg| {
             let mut nr_to_walk = n;
             // SAFETY: the lru is initialised; node and memcg are valid by the caller's promise.
-            unsafe { bindings::list_lru_walk_one(self.raw.get(), nid as i32, memcg, callback, arg, &mut nr_to_walk) };
+            unsafe {
+                bindings::list_lru_walk_one(self.raw.get(), nid as i32, memcg, callback, arg, &mut nr_to_walk)
+            };
         })
     }
 
@@ -295,7 +269,12 @@ impl Lru {
     }
 
     /// Runs a walk that claims items, then frees what it claimed.
-    fn claim(&self, n: usize, only_by_memcg: bool, walk: impl FnOnce(bindings::list_lru_walk_cb, *mut c_void)) -> usize {
+    fn claim(
+        &self,
+        n: usize,
+        only_by_memcg: bool,
+        walk: impl FnOnce(bindings::list_lru_walk_cb, *mut c_void),
+    ) -> usize {
         let head = bindings::list_head { next: ptr::null_mut(), prev: ptr::null_mut() };
         let mut claim = Claim { lru: self, only_by_memcg, n_left: n, n_taken: 0, dispose: head };
         let claim = &raw mut claim;
@@ -312,7 +291,7 @@ impl Lru {
             let mut node = (*head).next;
             while node != head {
                 let next = (*node).next;
-                free_item(node.cast());
+                item::free(node.cast());
                 node = next;
             }
             (*claim).n_taken
@@ -333,7 +312,7 @@ impl Lru {
             unsafe { bindings::usleep_range_state(1000, 2000, bindings::TASK_UNINTERRUPTIBLE) };
         }
         let n_lost = self.items.iter().filter(|entry| entry.load(Acquire) != 0).count();
-        pr_err!("shrinktorture: MODEL: {} items are on no list of their list_lru\n", n_lost);
+        pr_err!("MODEL: {} items are on no list of their list_lru\n", n_lost);
     }
 }
 
@@ -372,31 +351,10 @@ impl compat::Isolate for Claim<'_> {
     }
 }
 
-/// An item on no list, charged to the caller's memcg, whose lists on `lru` exist now.
-fn alloc_item(lru: *mut bindings::list_lru, entry_idx: usize, tag: usize) -> Result<*mut Item> {
-    let cache = ITEM_CACHE.load(Acquire);
-    // SAFETY: the cache lives as long as the module, the lru is initialised; ops run in process context, lock-free.
-    let item: *mut Item = unsafe { bindings::kmem_cache_alloc_lru_noprof(cache, lru, compat::GFP_KERNEL) }.cast();
-    if item.is_null() {
-        return Err(ENOMEM);
-    }
-    N_ITEMS.fetch_add(1, Relaxed);
-    // SAFETY: fresh memory of the right size and alignment. An empty list head points to itself.
-    unsafe { item.write(Item { node: bindings::list_head { next: item.cast(), prev: item.cast() }, entry_idx, tag }) };
-    Ok(item)
-}
-
-/// Frees an item.
-///
-/// # Safety
-///
-/// From [`alloc_item`], on no lru, and nobody else uses it.
-unsafe fn free_item(item: *mut Item) {
-    // SAFETY: from this cache by the caller's promise.
-    unsafe { bindings::kmem_cache_free(ITEM_CACHE.load(Acquire), item.cast()) };
-    N_ITEMS.fetch_sub(1, Relaxed);
-}
-
 fn to_result(error: i32) -> Result {
-    if error < 0 { Err(Error::from_errno(error)) } else { Ok(()) }
+    if error < 0 {
+        Err(Error::from_errno(error))
+    } else {
+        Ok(())
+    }
 }

@@ -8,6 +8,7 @@
 //! | `slots.rs` | states of the slots; the only caller of the shrinker API |
 //! | `cache.rs` | what the shrinkers shrink, the callbacks and their budgets |
 //! | `lru.rs` | a `list_lru` and who owns its items |
+//! | `item.rs` | allocation of the items |
 //! | `clock.rs` | delays and preemption timers |
 //! | `shrinker.rs` | safe abstraction over shrinkers |
 //! | `chrdev.rs` | safe abstraction over an ioctl-only device |
@@ -23,6 +24,7 @@ mod compat;
 mod cache;
 mod chrdev;
 mod clock;
+mod item;
 #[allow(dead_code, unreachable_pub, reason = "shared with the agent and the host")]
 #[path = "../abi/src/layout.rs"]
 mod layout;
@@ -54,9 +56,9 @@ struct ShrinktortureModule {
 
 impl kernel::Module for ShrinktortureModule {
     fn init(module: &'static ThisModule) -> Result<Self> {
-        lru::create_item_cache()?;
+        item::create_cache()?;
         clock::setup_timers();
-        let device = Chrdev::register(module).inspect_err(|_| lru::destroy_item_cache())?;
+        let device = Chrdev::register(module).inspect_err(|_| item::destroy_cache())?;
         Ok(Self { device: Some(device) })
     }
 }
@@ -69,7 +71,7 @@ impl Drop for ShrinktortureModule {
         if slots::reset().is_err() {
             pr_err!("HARNESSFAIL: a slot is in use although no file is open\n");
         }
-        lru::destroy_item_cache();
+        item::destroy_cache();
     }
 }
 
@@ -106,7 +108,7 @@ fn info() -> IoctlInfo {
         magic: layout::ABI_MAGIC,
         version: layout::ABI_VERSION,
         n_shrinkers: slots::n_held(),
-        n_items: lru::N_ITEMS.load(Relaxed),
+        n_items: item::N_ITEMS.load(Relaxed),
         n_count_calls: cache::N_COUNT_CALLS.load(Relaxed),
         n_scan_calls: cache::N_SCAN_CALLS.load(Relaxed),
     }

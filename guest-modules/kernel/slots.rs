@@ -125,7 +125,7 @@ impl Slot {
     /// Moves on from a state that the caller owns.
     fn release(&self, from: u32, to: u32) {
         if self.go(from, to).is_err() {
-            pr_err!("shrinktorture: HARNESSFAIL: a slot changed its state under its owner\n");
+            pr_err!("HARNESSFAIL: a slot changed its state under its owner\n");
         }
     }
 
