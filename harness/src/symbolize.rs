@@ -259,7 +259,7 @@ fn section_bases(elf: &object::File<'static>) -> HashMap<SectionIndex, u64> {
         return bases;
     }
     // Not 0: address 0 marks what the linker threw away.
-    let mut next = 0x1000;
+    let mut next: u64 = 0x1000;
     for section in elf.sections().filter(|section| section.kind() == object::SectionKind::Text) {
         let align = section.align().max(16);
         let base = next.div_ceil(align) * align;

@@ -80,7 +80,12 @@ fn strip_prefix(text: &[u8]) -> (Option<u64>, Option<&[u8]>, &[u8]) {
             rest = after;
         }
     }
-    (Some(seconds), caller, rest.strip_prefix(b" ").unwrap_or(rest))
+    (Some(seconds), caller, strip_quote(rest.strip_prefix(b" ").unwrap_or(rest)))
+}
+
+/// What our agent reads from kmemleak it prints line by line under a heading of its own.
+fn strip_quote(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"SHRINKTORTURE: kmemleak: ").unwrap_or(text)
 }
 
 fn strip_level(text: &[u8]) -> &[u8] {

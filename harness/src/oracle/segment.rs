@@ -3,10 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{
-    lines::Line,
-    rules::{self, RULES},
-};
+use super::{lines::Line, rules};
 
 /// Lines a report may have; stalls and lockdep dumps are the longest.
 const SPAN_LINES_MAX: usize = 2000;
@@ -68,7 +65,8 @@ impl<'a> Segmenter<'a> {
     fn home(&self, caller: Option<&str>) -> Option<usize> {
         let own = self.open.get(&caller).copied();
         let last = self.spans.len().checked_sub(1);
-        let shared = last.filter(|&idx| RULES[self.spans[idx].rule_idx].all_callers || caller.is_none());
+        let shared =
+            last.filter(|&idx| rules::rule(self.spans[idx].rule_idx).all_callers || caller.is_none());
         match (own, shared) {
             (Some(own), Some(shared)) => Some(own.max(shared)),
             (own, shared) => own.or(shared),
@@ -77,7 +75,7 @@ impl<'a> Segmenter<'a> {
 
     /// A boot banner tells of a reboot only when the kernel was up before.
     fn counts(&mut self, rule_idx: usize) -> bool {
-        RULES[rule_idx].name != "reboot" || std::mem::take(&mut self.settled)
+        rules::rule(rule_idx).name != "reboot" || std::mem::take(&mut self.settled)
     }
 
     /// Is the line the continuation of a report already begun?
@@ -85,7 +83,7 @@ impl<'a> Segmenter<'a> {
         let Some(span) = own.or(self.spans.len().checked_sub(1)).map(|idx| &self.spans[idx]) else {
             return false;
         };
-        let (cause, rule) = (RULES[span.rule_idx].name, &RULES[rule_idx]);
+        let (cause, rule) = (rules::rule(span.rule_idx).name, rules::rule(rule_idx));
         let near = span.lines.last().is_some_and(|&last| line_idx - last <= ECHO_LINES_MAX);
         let near = near && (rule.echo_lines == 0 || span.lines.len() <= rule.echo_lines);
         near && rule.echo_of.iter().any(|&name| name == "*" || name == cause)

@@ -8,7 +8,7 @@ use regex::{Captures, Regex};
 use super::{
     Frame, Report, blame, kind,
     lines::Line,
-    rules::{self, Blame, RULES, Rule},
+    rules::{self, Blame, Rule},
     segment::Span,
     skip,
     stacks::{self, Stack, StackKind},
@@ -22,7 +22,7 @@ type Words<'a> = BTreeMap<&'a str, String>;
 
 /// One report.
 pub(crate) fn report(lines: &[Line<'_>], span: &Span) -> Report {
-    let rule = &RULES[span.rule_idx];
+    let rule = rules::rule(span.rule_idx);
     let own = || span.lines.iter().map(|&line_idx| &lines[line_idx]);
     let stacks = stacks::read(own());
     let (mut words, sites) = words(span.rule_idx, own());

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Faults of the processor, panics, reboots.
+
+use super::{ALL, Blame, COMMON, RULE, Rule};
+
+/// In order: the first rule that matches a line names the report.
+pub(super) const RULES: &[Rule] = &[
+    // Faults.
+    Rule {
+        name: "stack-guard",
+        head: r"BUG: (?:\w+ )?stack guard page was hit",
+        title: "BUG: stack guard page was hit in {frame}",
+        alts: &["stack-overflow in {frame}"],
+        blame: Blame::Overflow,
+        skip: ALL,
+        ..RULE
+    },
+    Rule {
+        name: "double-fault",
+        head: r"PANIC: double fault",
+        title: "PANIC: double fault in {frame}",
+        skip: COMMON,
+        ..RULE
+    },
+    Rule {
+        name: "null",
+        head: concat!(
+            r"BUG: unable to handle kernel NULL pointer dereference|BUG: kernel NULL pointer dereference|",
+            r"Unable to handle kernel NULL pointer dereference"
+        ),
+        title: "BUG: unable to handle kernel NULL pointer dereference in {frame}",
+        alts: &["bad-access in {frame}"],
+        skip: COMMON,
+        ..RULE
+    },
+    Rule {
+        name: "paging",
+        head: concat!(
+            r"BUG: unable to handle kernel paging request|BUG: unable to handle page fault|",
+            r"[Uu]nable to handle kernel (?:paging request|access|write|read|execut)"
+        ),
+        title: "BUG: unable to handle kernel paging request in {frame}",
+        alts: &["bad-access in {frame}"],
+        skip: COMMON,
+        ..RULE
+    },
+    Rule {
+        name: "unable",
+        head: r"BUG: unable to handle kernel",
+        title: "BUG: unable to handle kernel",
+        blame: Blame::Untold,
+        ..RULE
+    },
+    Rule {
+        name: "gpf",
+        head: r"general protection fault(?:, |: |\s*\[#)",
+        title: "general protection fault in {frame}",
+        alts: &["bad-access in {frame}"],
+        skip: COMMON,
+        echo_of: &["double-fault"],
+        ..RULE
+    },
+    Rule { name: "divide", head: r"divide error: ", title: "divide error in {frame}", skip: COMMON, ..RULE },
+    Rule {
+        name: "stack-segment",
+        head: r"stack segment(?: fault)?: ",
+        title: "stack segment fault in {frame}",
+        skip: COMMON,
+        ..RULE
+    },
+    Rule { name: "int3", head: r"Oops: int3: |^int3: \d+", title: "int3 in {frame}", skip: COMMON, ..RULE },
+    Rule {
+        name: "opcode",
+        head: r"invalid opcode: \d+",
+        title: "invalid opcode in {frame}",
+        skip: COMMON,
+        echo_of: &["*"],
+        ..RULE
+    },
+    Rule {
+        name: "unhandled-fault",
+        head: r"Unhandled fault: ",
+        title: "Unhandled fault in {frame}",
+        alts: &["bad-access in {frame}"],
+        skip: COMMON,
+        ..RULE
+    },
+    Rule {
+        name: "oops-name",
+        head: r"^Internal error: |^Oops: ",
+        title: "kernel oops in {frame}",
+        skip: COMMON,
+        echo_of: &["*"],
+        ..RULE
+    },
+    // The end of the world.
+    Rule {
+        name: "stack-protector",
+        head: r"Kernel panic - not syncing: (?:kernel: )?stack-protector: Kernel stack is corrupted in: (?P<func>[A-Za-z_][\w.]*)",
+        title: "kernel panic: stack is corrupted in {frame}",
+        blame: Blame::Head,
+        echo_of: &["*"],
+        ..RULE
+    },
+    Rule {
+        name: "stack-end",
+        head: r"Kernel panic - not syncing: corrupted stack end detected inside scheduler",
+        title: "kernel panic: corrupted stack end in {frame}",
+        alts: &["stack-overflow in {frame}"],
+        blame: Blame::Overflow,
+        skip: ALL,
+        ..RULE
+    },
+    Rule {
+        name: "panic-orphan",
+        head: r"Kernel panic - not syncing: (?:kernel: )?(?P<what>panic_on_warn set|Fatal exception(?: in interrupt)?|Oops: Fatal exception|hung_task: blocked tasks|softlockup: hung tasks)(?: \.\.\.)?",
+        title: "kernel panic: {what}",
+        blame: Blame::Orphan,
+        echo_of: &["*"],
+        ..RULE
+    },
+    Rule {
+        name: "panic",
+        head: r"Kernel panic - not syncing: (?:kernel: )?(?P<what>.*?)(?: exitcode=0x[0-9a-f]+)?(?: \.\.\.)?$",
+        title: "kernel panic: {what}",
+        blame: Blame::Untold,
+        echo_of: &["*"],
+        ..RULE
+    },
+    Rule {
+        name: "go",
+        head: r"^fatal error: |^panic: runtime error|^fatal: bad g in signal handler|^unexpected fault address",
+        title: "go runtime error",
+        blame: Blame::None,
+        ..RULE
+    },
+    Rule {
+        name: "trusty",
+        head: r"panic \(caller 0x[0-9a-f]+\): (?:DEBUG )?(?P<what>ASSERT FAILED) at \(.*\): (?P<rest>.*)",
+        title: "trusty: {what}: {rest}",
+        blame: Blame::None,
+        ..RULE
+    },
+    Rule {
+        name: "syzfail",
+        head: r"^SYZFAIL: (?P<what>.*)",
+        title: "SYZFAIL: {what}",
+        blame: Blame::None,
+        ..RULE
+    },
+    // A second boot on one console.
+    Rule {
+        name: "reboot",
+        head: r"^Linux version \d+\.\d+|^Decompressing Linux\.\.\. |^Booting the kernel\.",
+        title: "unexpected kernel reboot",
+        blame: Blame::None,
+        ..RULE
+    },
+];

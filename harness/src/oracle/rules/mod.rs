@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the first line of a report looks like, as a table. The first rule that matches a line names the report, so the
+//! special stands before the general.
+
+mod faults;
+mod locking;
+mod objects;
+mod sanitizers;
+mod stalls;
+
+use std::sync::LazyLock;
+
+use regex::{Regex, RegexSet};
+
+use super::skip::Group::{self, Access, Construct, Core, Lock, Memory, Object, Reporting, Trap, Wait};
+
+/// Where the blamed function is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blame {
+    /// Nowhere: the title says it all.
+    None,
+    /// Nowhere: the report that this one speaks of is not on the console.
+    Orphan,
+    /// First function of the main stack that is not skipped; failing that the one the head line names.
+    Trace,
+    /// Nowhere either, but a whole report has a stack.
+    Untold,
+    /// The lock's user as lockdep names it (`, at: func+0x..`), then the stack.
+    LockSite,
+    /// Where the lock was first taken in the context that rules out the other one.
+    LockOrder,
+    /// The function that loops: what a known dispatcher called.
+    Stall,
+    /// The same for a stack that ran over: no interrupt is needed to show it.
+    Overflow,
+    /// Where a user-visible operation is stuck, over all tasks shown.
+    Deadline,
+    /// The head line names it for good.
+    Head,
+}
+
+/// One kind of report.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    /// Name other rules refer to it by.
+    pub name: &'static str,
+    /// Its first line.
+    pub head: &'static str,
+    /// Title; `{frame}` is the blamed function, other names are groups of `head` and `also`.
+    pub title: &'static str,
+    /// Other titles, same form.
+    pub alts: &'static [&'static str],
+    /// Where the blame is found.
+    pub blame: Blame,
+    /// Who is never to blame.
+    pub skip: &'static [Group],
+    /// Further lines whose groups fill the title.
+    pub also: &'static [&'static str],
+    /// Rules whose reports this one is the continuation of; `*`: any.
+    pub echo_of: &'static [&'static str],
+    /// How many lines into the other report it may come; 0: anywhere.
+    pub echo_lines: usize,
+    /// Title when a word of the usual one is missing; empty: the usual one, with what is there.
+    pub fallback: &'static str,
+    /// Without a function to blame the title has no ` in ...` at all.
+    pub bare: bool,
+    /// The kernel prints no stack with it.
+    pub stackless: bool,
+    /// Lines of other callers (another CPU's backtrace) belong to it too.
+    pub all_callers: bool,
+}
+
+const RULE: Rule = Rule {
+    name: "",
+    head: "",
+    title: "",
+    alts: &[],
+    blame: Blame::Trace,
+    skip: COMMON,
+    also: &[],
+    echo_of: &[],
+    echo_lines: 0,
+    fallback: "",
+    bare: false,
+    stackless: false,
+    all_callers: false,
+};
+
+const COMMON: &[Group] = &[Reporting, Trap, Access, Memory, Lock, Object, Core];
+const ALL: &[Group] = &[Reporting, Trap, Access, Memory, Lock, Wait, Object, Core];
+const NOTED: &[Group] = &[Reporting, Trap];
+const LOCKS: &[Group] = &[Reporting, Trap, Access, Memory, Lock, Wait];
+const LEAK: &[Group] = &[Reporting, Memory, Construct, Access];
+
+/// Lines between what lib/ says of an object and the BUG or WARNING that it then raises.
+const PREAMBLE_LINES: usize = 8;
+
+/// Reports that begin with what was found wrong and raise a BUG or WARNING after.
+const TOLD_BEFORE: &[&str] = &["list", "refcount", "odebug", "usercopy", "rcu-stall"];
+
+/// `func+0x12/0x34`, the offset optional; group `func`.
+macro_rules! func {
+    () => {
+        r"(?:\[<[0-9a-f]+>\] )*(?P<func>[A-Za-z_][\w.$]*)(?:\+0x[0-9a-f]+/0x[0-9a-f]+)?"
+    };
+}
+use func;
+
+const ACCESS: &str = r"^(?:The buggy address|)(?P<access>Read|Write) (?:of size|at addr)";
+const AT: &str = concat!(r"(?:, at: |^at: )", func!());
+
+/// The table. Our own lines come first, then what names a fault more exactly.
+const TABLES: [&[Rule]; 5] =
+    [stalls::RULES, sanitizers::RULES, locking::RULES, objects::RULES, faults::RULES];
+
+/// The rule of an index that [`of_line`] gave.
+pub(crate) fn rule(rule_idx: usize) -> &'static Rule {
+    COMPILED.rules[rule_idx]
+}
+
+/// The table, compiled.
+struct Compiled {
+    rules: Vec<&'static Rule>,
+    set: RegexSet,
+    /// Per rule: head, then also.
+    heads: Vec<(Regex, Vec<Regex>)>,
+}
+
+static COMPILED: LazyLock<Compiled> = LazyLock::new(|| {
+    let compile = |pattern: &str| Regex::new(pattern).expect("rules are constants under test");
+    let rules: Vec<&Rule> = TABLES.into_iter().flatten().collect();
+    Compiled {
+        set: RegexSet::new(rules.iter().map(|rule| rule.head)).expect("rules are constants under test"),
+        heads: rules
+            .iter()
+            .map(|rule| (compile(rule.head), rule.also.iter().map(|also| compile(also)).collect()))
+            .collect(),
+        rules,
+    }
+});
+
+/// Index of the rule that a line begins a report of.
+pub(crate) fn of_line(body: &str) -> Option<usize> {
+    COMPILED.set.matches(body).iter().next()
+}
+
+/// The rule's head pattern.
+pub(crate) fn head(rule_idx: usize) -> &'static Regex {
+    &COMPILED.heads[rule_idx].0
+}
+
+/// The rule's patterns for further lines.
+pub(crate) fn also(rule_idx: usize) -> &'static [Regex] {
+    &COMPILED.heads[rule_idx].1
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! WARN() and BUG(), and what the kernel finds wrong with lists, counters, pages and slabs.
+
+use super::{ALL, Blame, COMMON, LEAK, PREAMBLE_LINES, RULE, Rule, TOLD_BEFORE, func};
+
+/// In order: the first rule that matches a line names the report.
+pub(super) const RULES: &[Rule] = &[
+    // Lists, counters, objects: the line that tells stands before the BUG or WARNING.
+    Rule {
+        name: "list",
+        skip: ALL,
+        head: r"^(?:\S+: )?list_(?:add|del|replace)(?: |_\w+ )*(?:corruption|double add)|kernel BUG at lib/list_debug\.c|WARNING: .*lib/list_debug\.c",
+        title: "BUG: corrupted list in {frame}",
+        alts: &["bad-access in {frame}"],
+        echo_of: &["list"],
+        echo_lines: PREAMBLE_LINES,
+        ..RULE
+    },
+    Rule {
+        name: "refcount",
+        head: r"^refcount_t: |WARNING: .*\bat lib/refcount\.c:",
+        title: "WARNING: refcount bug in {frame}",
+        skip: COMMON,
+        echo_of: &["refcount"],
+        echo_lines: PREAMBLE_LINES,
+        ..RULE
+    },
+    Rule {
+        name: "odebug",
+        head: r"^ODEBUG: |WARNING: .*\bat lib/debugobjects\.c:",
+        title: "WARNING: ODEBUG bug in {frame}",
+        skip: COMMON,
+        echo_of: &["odebug"],
+        echo_lines: PREAMBLE_LINES,
+        ..RULE
+    },
+    Rule {
+        name: "urb",
+        head: r"WARNING: .*drivers/usb/core/urb\.c:\d+ (?:at )?usb_submit_urb",
+        title: "WARNING in {frame}/usb_submit_urb",
+        ..RULE
+    },
+    Rule {
+        name: "kmalloc",
+        head: r"WARNING: .*\bat mm/slab_common\.c:\d+ kmalloc_slab",
+        title: "WARNING: kmalloc bug in {frame}",
+        skip: COMMON,
+        ..RULE
+    },
+    Rule {
+        name: "proc-registration",
+        head: r"WARNING: .*\bat fs/proc/generic\.c:\d+ (?:at )?proc_register",
+        title: "WARNING: proc registration bug in {frame}",
+        skip: COMMON,
+        ..RULE
+    },
+    Rule {
+        name: "vmalloc",
+        head: r"WARNING: .*\bat mm/vmalloc\.c:\d+ (?:at )?__vmalloc_node_range",
+        title: "WARNING: zero-size vmalloc in {frame}",
+        skip: COMMON,
+        ..RULE
+    },
+    Rule {
+        name: "warning",
+        // Without CONFIG_DEBUG_BUGVERBOSE there is no file and line.
+        head: concat!(r"WARNING: CPU: \d+ PID: -?\d+ at (?:(?P<site>\S+:\d+)(?: |$))?(?:", func!(), ")?"),
+        echo_of: TOLD_BEFORE,
+        echo_lines: PREAMBLE_LINES,
+        title: "WARNING in {frame}",
+        skip: COMMON,
+        ..RULE
+    },
+    Rule {
+        name: "warning",
+        head: concat!(r"WARNING: (?:(?P<site>\S+\.(?:[chS]|rs):\d+) )?at (?:", func!(), r"|0x[0-9a-f]+),? "),
+        echo_of: TOLD_BEFORE,
+        echo_lines: PREAMBLE_LINES,
+        title: "WARNING in {frame}",
+        skip: COMMON,
+        ..RULE
+    },
+    Rule {
+        name: "regs",
+        head: r"WARNING: kernel stack (?:regs|frame pointer) at .* has bad '?(?P<what>\w+)'? value",
+        title: "WARNING: kernel stack regs has bad '{what}' value",
+        blame: Blame::None,
+        ..RULE
+    },
+    // BUG().
+    Rule {
+        name: "usercopy",
+        head: r"kernel BUG at mm/usercopy\.c|usercopy: Kernel memory (?:exposure|overwrite) attempt",
+        title: "BUG: bad usercopy in {frame}",
+        echo_of: &["usercopy"],
+        echo_lines: PREAMBLE_LINES,
+        ..RULE
+    },
+    Rule {
+        name: "bug",
+        head: r"[kK]ernel BUG at (?P<site>\S+)",
+        title: "kernel BUG in {frame}",
+        echo_of: TOLD_BEFORE,
+        echo_lines: PREAMBLE_LINES,
+        ..RULE
+    },
+    // Memory management state.
+    Rule {
+        name: "bad-page-map",
+        head: r"BUG: Bad page map",
+        title: "BUG: Bad page map in {frame}",
+        bare: true,
+        ..RULE
+    },
+    Rule {
+        name: "bad-page",
+        head: r"BUG: Bad page (?P<what>state|cache)",
+        title: "BUG: Bad page {what} in {frame}",
+        ..RULE
+    },
+    Rule {
+        name: "rss",
+        head: r"BUG: Bad rss-counter state",
+        title: "BUG: Bad rss-counter state",
+        blame: Blame::None,
+        ..RULE
+    },
+    Rule {
+        name: "object-free",
+        head: r"BUG \S+ .*: Object already free",
+        title: "BUG: Object already free in {frame}",
+        bare: true,
+        ..RULE
+    },
+    Rule {
+        name: "slub",
+        head: r"BUG \S+ (?:\(.*\)|): (?P<what>[A-Z][^:]*?)\.?$",
+        title: "BUG: {what} in {frame}",
+        ..RULE
+    },
+    Rule {
+        name: "dentry",
+        head: r"BUG: Dentry .* still in use \(\d+\) \[(?P<what>\w+) of ",
+        title: "BUG: Dentry still in use in {what}",
+        blame: Blame::Untold,
+        ..RULE
+    },
+    Rule {
+        name: "leak",
+        head: r"^BUG: memory leak|^unreferenced object 0x[0-9a-f]+",
+        title: "memory leak in {frame}",
+        skip: LEAK,
+        echo_of: &["leak"],
+        echo_lines: 1,
+        ..RULE
+    },
+];

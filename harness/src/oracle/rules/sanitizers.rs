@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the sanitizers print.
+
+use super::{ACCESS, Blame, RULE, Rule, func};
+
+/// In order: the first rule that matches a line names the report.
+pub(super) const RULES: &[Rule] = &[
+    // Sanitizers.
+    Rule {
+        name: "kasan-free",
+        head: concat!(r"BUG: KASAN: (?:double-free or invalid-free|invalid-free|double-free) in ", func!()),
+        title: "KASAN: invalid-free in {frame}",
+        alts: &["invalid-free in {frame}"],
+        ..RULE
+    },
+    Rule {
+        name: "kasan",
+        head: concat!(r"BUG: KASAN: (?P<tail>(?P<what>[a-z\-]+) in ", func!(), r"(?: at addr [0-9a-f]+)?)"),
+        title: "KASAN: {what} {access} in {frame}",
+        fallback: "KASAN: {tail}",
+        alts: &["bad-access in {frame}"],
+        also: &[ACCESS],
+        ..RULE
+    },
+    Rule {
+        name: "kasan-address",
+        head: r"BUG: KASAN: (?P<what>[a-z\-]+) (?:in|on) ",
+        title: "KASAN: {what} {access} in {frame}",
+        alts: &["bad-access in {frame}"],
+        bare: true,
+        also: &[ACCESS],
+        ..RULE
+    },
+    Rule {
+        name: "kfence-free",
+        head: r"BUG: KFENCE: invalid free in",
+        title: "KFENCE: invalid free in {frame}",
+        alts: &["invalid-free in {frame}"],
+        ..RULE
+    },
+    Rule {
+        name: "kfence",
+        head: r"BUG: KFENCE: (?P<what>memory corruption) in",
+        title: "KFENCE: {what} in {frame}",
+        ..RULE
+    },
+    Rule {
+        name: "kfence-access",
+        head: r"BUG: KFENCE: (?P<what>[a-z\- ]+?) in ",
+        title: "KFENCE: {what} in {frame}",
+        alts: &["bad-access in {frame}"],
+        ..RULE
+    },
+    Rule {
+        name: "kmsan-leak",
+        head: concat!(r"BUG: KMSAN: (?P<what>kernel-[a-z\-]*infoleak[a-z\-]*) in ", func!()),
+        title: "KMSAN: {what} in {frame}",
+        alts: &["bad-access in {frame}"],
+        ..RULE
+    },
+    Rule {
+        name: "kmsan",
+        head: concat!(r"BUG: KMSAN: (?P<what>[a-z\-]+) in ", func!()),
+        title: "KMSAN: {what} in {frame}",
+        alts: &["bad-access in {frame}"],
+        ..RULE
+    },
+    Rule {
+        name: "kcsan-assert",
+        head: concat!(r"BUG: KCSAN: assert: race in ", func!()),
+        title: "KCSAN: assert: race in {frame}",
+        blame: Blame::Head,
+        ..RULE
+    },
+    Rule {
+        name: "kcsan",
+        head: concat!(r"BUG: KCSAN: data-race in ", func!(), r"(?: / (?P<other>[A-Za-z_]\w*))?"),
+        title: "KCSAN: data-race in {frame} / {other}",
+        blame: Blame::Head,
+        ..RULE
+    },
+    Rule {
+        name: "ubsan-old",
+        head: r"UBSAN: Undefined behaviour in",
+        title: "UBSAN: undefined-behaviour in {frame}",
+        ..RULE
+    },
+    Rule {
+        name: "ubsan-index",
+        head: r"UBSAN: array-index-out-of-bounds in",
+        title: "UBSAN: array-index-out-of-bounds in {frame}",
+        alts: &["bad-access in {frame}"],
+        ..RULE
+    },
+    Rule { name: "ubsan", head: r"UBSAN: (?P<what>[a-z\-]+) in", title: "UBSAN: {what} in {frame}", ..RULE },
+];

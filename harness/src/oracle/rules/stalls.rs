@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What does not move, or must not sleep: hung tasks, lockups, overdue ops.
+
+use super::{ALL, Blame, COMMON, RULE, Rule};
+
+/// In order: the first rule that matches a line names the report.
+pub(super) const RULES: &[Rule] = &[
+    // Our own: the agent saw an op pass its deadline and asked for blocked tasks.
+    Rule {
+        name: "deadline",
+        head: r"SHRINKTORTURE: op deadline: (?P<op>\w+)(?:.*\bpid (?P<pid>\d+))?",
+        title: "INFO: task hung in {frame}",
+        alts: &["hang in {frame}"],
+        blame: Blame::Deadline,
+        skip: ALL,
+        all_callers: true,
+        ..RULE
+    },
+    // Sleeping where one must not.
+    Rule {
+        name: "atomic-schedule",
+        head: r"BUG: scheduling while atomic",
+        title: "BUG: scheduling while atomic in {frame}",
+        skip: ALL,
+        ..RULE
+    },
+    Rule {
+        name: "atomic-sleep",
+        head: r"BUG: sleeping function called from invalid context (?:at|in)",
+        title: "BUG: sleeping function called from invalid context in {frame}",
+        skip: COMMON,
+        ..RULE
+    },
+    // Standing still.
+    Rule {
+        name: "hung-task",
+        head: r"INFO: task .+:\d+ blocked (?:for more than|in I/O wait for more than|on an? \S+ )",
+        title: "INFO: task hung in {frame}",
+        alts: &["hang in {frame}"],
+        skip: ALL,
+        ..RULE
+    },
+    Rule {
+        name: "cant-die",
+        head: r"INFO: task .+:\d+ can't die for more than",
+        title: "INFO: task can't die in {frame}",
+        alts: &["hang in {frame}"],
+        skip: ALL,
+        ..RULE
+    },
+    Rule {
+        name: "rcu-stall",
+        head: concat!(
+            r"INFO: rcu_\w+ (?:self-)?detected(?: expedited)? stalls?|INFO: rcu_\w+ self-detected stall|",
+            r"rcu: INFO: .*detected|INFO: rcu_\w+ detected"
+        ),
+        title: "INFO: rcu detected stall in {frame}",
+        alts: &["stall in {frame}"],
+        blame: Blame::Stall,
+        skip: ALL,
+        all_callers: true,
+        echo_of: &["rcu-stall"],
+        ..RULE
+    },
+    Rule {
+        name: "soft-lockup",
+        head: r"BUG: soft lockup",
+        title: "BUG: soft lockup in {frame}",
+        alts: &["stall in {frame}"],
+        blame: Blame::Stall,
+        skip: ALL,
+        ..RULE
+    },
+    Rule {
+        name: "hard-lockup",
+        head: r"Watchdog detected hard LOCKUP on cpu|NMI watchdog: .*hard LOCKUP|watchdog: CPU\d+: .*hard LOCKUP",
+        title: "BUG: hard lockup in {frame}",
+        alts: &["stall in {frame}"],
+        blame: Blame::Stall,
+        skip: ALL,
+        all_callers: true,
+        ..RULE
+    },
+];
