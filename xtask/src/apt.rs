@@ -39,8 +39,6 @@ pub struct Package {
     pub name: String,
     /// The version that would be installed.
     pub version: String,
-    /// It is there already, older.
-    pub upgrade: bool,
 }
 
 /// What an installation would do.
@@ -53,18 +51,19 @@ pub struct Simulation {
 }
 
 impl Apt {
-    /// What the machine itself knows; with lists of our own where it has none.
+    /// What the machine's own sources have; with lists of our own where the machine's are absent or old (mirrors
+    /// forget old versions, and refreshing the machine's needs root).
     ///
     /// # Errors
     /// When there are no lists and none can be fetched.
     pub fn machine(cache: &Cache) -> Result<Apt> {
         ensure!(proc::which("apt-get").is_some(), "no apt-get: set-up knows Debian and its relatives only");
         let machine = Apt { options: Vec::new(), lists: "/var/lib/apt/lists".into() };
-        if machine.lists_age().is_some() {
+        if machine.is_fresh() {
             return Ok(machine);
         }
         let private = Apt::private(cache, "machine", Vec::new())?;
-        private.refresh()?;
+        private.refresh_if_stale()?;
         Ok(private)
     }
 
@@ -92,9 +91,7 @@ impl Apt {
             "Dir::Etc::sourceparts=/nonexistent".to_string(),
         ];
         let private = Apt::private(cache, suite, from.into())?;
-        if private.lists_age().is_none_or(|age| age > LISTS_AGE_MAX) {
-            private.refresh()?;
-        }
+        private.refresh_if_stale()?;
         Ok(private)
     }
 
@@ -124,12 +121,32 @@ impl Apt {
         has_lists.then(|| SystemTime::now().duration_since(newest).unwrap_or_default())
     }
 
-    /// Fetches the private lists.
-    fn refresh(&self) -> Result<()> {
+    fn is_fresh(&self) -> bool {
+        self.lists_age().is_some_and(|age| age <= LISTS_AGE_MAX)
+    }
+
+    /// Fetches private lists.
+    fn refresh_if_stale(&self) -> Result<()> {
+        if self.is_fresh() {
+            return Ok(());
+        }
         let (shell, options) = (proc::shell()?, &self.options);
-        eprintln!("fetching package lists into {} (nothing of the system's is changed)", self.lists.display());
-        proc::read(cmd!(shell, "timeout {NETWORK_DEADLINE} apt-get {options...} -q update"))?;
-        ensure!(self.lists_age().is_some(), "apt-get update left no package lists in {}", self.lists.display());
+        eprintln!(
+            "fetching package lists into {} (nothing of the system's is changed)",
+            self.lists.display()
+        );
+        let update = proc::read(cmd!(shell, "timeout {NETWORK_DEADLINE} apt-get {options...} -q update"));
+        match update {
+            Ok(_) => {}
+            // A third-party source that is down must not stand in the way of packages that come from elsewhere.
+            Err(error) if self.lists_age().is_some() => eprintln!("warning: {error:#}"),
+            Err(error) => return Err(error),
+        }
+        ensure!(
+            self.lists_age().is_some(),
+            "apt-get update left no package lists in {}",
+            self.lists.display()
+        );
         Ok(())
     }
 
@@ -139,7 +156,8 @@ impl Apt {
     /// When apt cannot be asked.
     pub fn candidate(&self, package: &str) -> Result<Option<String>> {
         let (shell, options) = (proc::shell()?, &self.options);
-        let text = proc::read(cmd!(shell, "timeout {LOCAL_DEADLINE} apt-cache {options...} policy {package}"))?;
+        let text =
+            proc::read(cmd!(shell, "timeout {LOCAL_DEADLINE} apt-cache {options...} policy {package}"))?;
         Ok(parse_candidate(&text))
     }
 
@@ -179,7 +197,12 @@ impl Apt {
         let mut debs: Vec<PathBuf> = debs.flatten().map(|entry| entry.path()).collect();
         debs.retain(|path| path.extension().is_some_and(|extension| extension == "deb"));
         debs.sort();
-        ensure!(debs.len() >= packages.len(), "{} packages were asked for, {} came", packages.len(), debs.len());
+        ensure!(
+            debs.len() >= packages.len(),
+            "{} packages were asked for, {} came",
+            packages.len(),
+            debs.len()
+        );
         Ok(debs)
     }
 }
@@ -223,10 +246,12 @@ pub fn install_command(packages: &[&str]) -> String {
 pub fn install(packages: &[&str]) -> Result<()> {
     let root = Root::probe();
     if root == Root::No {
-        bail!("root is needed to install packages; run this, then try again:\n    {}", install_command(packages));
+        bail!(
+            "root is needed to install packages; run this, then try again:\n    {}",
+            install_command(packages)
+        );
     }
     let machine = Apt { options: Vec::new(), lists: "/var/lib/apt/lists".into() };
-    let stale = machine.lists_age().is_none_or(|age| age > LISTS_AGE_MAX);
     let shell = proc::shell()?;
     shell.set_var("DEBIAN_FRONTEND", "noninteractive");
     let as_root = |words: &[&str]| -> Result<String> {
@@ -237,7 +262,7 @@ pub fn install(packages: &[&str]) -> Result<()> {
         let command: Cmd<'_> = cmd!(shell, "timeout {NETWORK_DEADLINE} {sudo...} {words...}");
         proc::read(command)
     };
-    if stale {
+    if !machine.is_fresh() {
         eprintln!("fetching package lists (apt-get update)");
         // A third-party source that is down must not stand in the way of packages that come from elsewhere.
         if let Err(error) = as_root(&["apt-get", "-q", "update"]) {
@@ -261,7 +286,8 @@ pub fn install(packages: &[&str]) -> Result<()> {
 
 /// Where the distribution itself comes from: the place that has the suite named like the installed release.
 fn distribution_uri(targets: &str, os_release: &str) -> Option<String> {
-    let codename = os_release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?.trim_matches('"');
+    let codename =
+        os_release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?.trim_matches('"');
     let mut pairs = targets.lines().filter_map(|line| line.split_once(' '));
     pairs.find(|(_, release)| release.trim() == codename).map(|(uri, _)| uri.to_string())
 }
@@ -277,13 +303,8 @@ fn parse_simulation(text: &str) -> Simulation {
         let mut words = line.split_ascii_whitespace();
         match (words.next(), words.next()) {
             (Some("Inst"), Some(name)) => {
-                let version = words.clone().find_map(|word| word.strip_prefix('(')).unwrap_or_default();
-                let upgrade = words.next().is_some_and(|word| word.starts_with('['));
-                simulation.install.push(Package {
-                    name: name.to_string(),
-                    version: version.to_string(),
-                    upgrade,
-                });
+                let version = words.find_map(|word| word.strip_prefix('(')).unwrap_or_default();
+                simulation.install.push(Package { name: name.to_string(), version: version.to_string() });
             }
             (Some("Remv"), Some(name)) => simulation.remove.push(name.to_string()),
             _ => {}
@@ -311,20 +332,20 @@ mod tests {
                 Package {
                     name: "libslirp0",
                     version: "4.7.0-1",
-                    upgrade: false,
                 },
                 Package {
                     name: "libc6",
                     version: "2.36-9+deb12u13",
-                    upgrade: true,
                 },
             ]
-        "#]].assert_debug_eq(&simulation.install);
+        "#]]
+        .assert_debug_eq(&simulation.install);
     }
 
     #[test]
     fn the_candidate_of_an_unknown_package_is_none() {
-        let policy = "linux-source-6.12:\n  Installed: (none)\n  Candidate: 6.12.117-1~deb12u1\n  Version table:\n";
+        let policy =
+            "linux-source-6.12:\n  Installed: (none)\n  Candidate: 6.12.117-1~deb12u1\n  Version table:\n";
         assert_eq!(parse_candidate(policy).as_deref(), Some("6.12.117-1~deb12u1"));
         assert_eq!(parse_candidate("x:\n  Installed: (none)\n  Candidate: (none)\n"), None);
         assert_eq!(parse_candidate(""), None);

@@ -63,9 +63,8 @@ fn add_fragment(options: &mut Options, path: &Path, text: &str) -> Result<()> {
 }
 
 fn is_option_name(name: &str) -> bool {
-    name.strip_prefix("CONFIG_").is_some_and(|rest| {
-        !rest.is_empty() && rest.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-    })
+    name.strip_prefix("CONFIG_")
+        .is_some_and(|rest| !rest.is_empty() && rest.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
 }
 
 /// What `KCONFIG_ALLCONFIG` reads, and what goes into a kernel's key: sorted, so that comments and the order of
@@ -197,7 +196,8 @@ mod tests {
     #[test]
     fn a_line_that_is_no_option_is_an_error() {
         let error = options(&[("a.config", "CONFIG_A y")]).unwrap_err();
-        expect![[r#"a.config:1: expected CONFIG_NAME=value, found "CONFIG_A y""#]].assert_eq(&error.to_string());
+        expect![[r#"a.config:1: expected CONFIG_NAME=value, found "CONFIG_A y""#]]
+            .assert_eq(&error.to_string());
         assert!(options(&[("a.config", "# CONFIG_A is not set")]).is_err(), "write CONFIG_A=n instead");
     }
 }

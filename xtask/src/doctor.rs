@@ -78,9 +78,23 @@ fn examine(cache: &Cache) -> Vec<Line> {
         });
         lines.push(line(tool.package, tool.need, found));
     }
-    lines.push(line("virtme-ng", Need::Interactive, tools::find_virtme(cache).map(|path| program_detail(&path))));
-    lines.push(room("free disk", disk_free_gib(cache.root()), DISK_FREE_MIN_GIB, "free some, or set SHRINKTORTURE_CACHE"));
-    lines.push(room("free memory", memory_available_gib(), MEMORY_MIN_GIB, "end what takes it; lower --jobs"));
+    lines.push(line(
+        "virtme-ng",
+        Need::Interactive,
+        tools::find_virtme(cache).map(|path| program_detail(&path)),
+    ));
+    lines.push(room(
+        "free disk",
+        disk_free_gib(cache.root()),
+        DISK_FREE_MIN_GIB,
+        "free some, or set SHRINKTORTURE_CACHE",
+    ));
+    lines.push(room(
+        "free memory",
+        memory_available_gib(),
+        MEMORY_MIN_GIB,
+        "end what takes it; lower --jobs",
+    ));
     lines
 }
 
@@ -94,18 +108,21 @@ fn line(name: &str, need: Need, found: Option<String>) -> Line {
 }
 
 fn qemu(cache: &Cache) -> Line {
-    let describe = |qemu: Qemu| format!("{} ({}; {})", qemu.version, qemu.system.display(), qemu.img.display());
+    let describe =
+        |qemu: Qemu| format!("{} ({}; {})", qemu.version, qemu.system.display(), qemu.img.display());
     line("QEMU", Need::Vm, Qemu::find(cache).ok().map(describe))
 }
 
 fn acceleration(cache: &Cache) -> Line {
-    let answer = Qemu::find(cache).and_then(|qemu| accel::choose(cache, &qemu, AccelChoice::Auto));
+    let answer = accel::choose(cache, AccelChoice::Auto);
     let (status, detail, mend) = match answer {
         Ok(answer) if answer.accel == Accel::Kvm => (Status::Found, answer.explanation, None),
         Ok(answer) => (
             Status::Slow,
             answer.explanation,
-            Some("none needed: TCG does everything; for speed use a machine with working /dev/kvm".to_string()),
+            Some(
+                "none needed: TCG does everything; for speed use a machine with working /dev/kvm".to_string(),
+            ),
         ),
         Err(error) => (Status::Missing, format!("{error:#}"), Some("cargo xtask setup".to_string())),
     };
@@ -137,8 +154,9 @@ fn room(name: &str, have_gib: Result<u64>, want_gib: u64, mend: &str) -> Line {
 }
 
 fn disk_free_gib(folder: &Path) -> Result<u64> {
-    let stat = nix::sys::statvfs::statvfs(folder).with_context(|| format!("cannot ask {}", folder.display()))?;
-    Ok(stat.blocks_available() * stat.fragment_size() >> 30)
+    let stat =
+        nix::sys::statvfs::statvfs(folder).with_context(|| format!("cannot ask {}", folder.display()))?;
+    Ok((stat.blocks_available() * stat.fragment_size()) >> 30)
 }
 
 fn memory_available_gib() -> Result<u64> {
@@ -154,9 +172,10 @@ fn render(line: &Line) -> String {
         Status::Missing => "MISSING",
         Status::Slow => "slow   ",
     };
-    let mut text = format!("{status}  {:<18} {}\n", line.name, line.detail);
+    let detail = if line.detail.is_empty() { String::new() } else { format!(" {}", line.detail) };
+    let mut text = format!("{status}  {:<18}{detail} [for {}]\n", line.name, line.needed_by);
     if let Some(mend) = &line.mend {
-        text += &format!("{:29}needed by: {}\n{:29}mend: {mend}\n", "", line.needed_by, "");
+        text += &format!("{:9}mend: {mend}\n", "");
     }
     text
 }
@@ -170,10 +189,10 @@ mod tests {
     fn a_missing_tool_says_what_needs_it_and_the_mend() {
         let missing = line("bindgen", Need::Kernel, None);
         expect![[r#"
-            MISSING  bindgen            
-                                         needed by: kernel build, fuzz, run, test
-                                         mend: cargo xtask setup
-        "#]].assert_eq(&render(&missing));
+            MISSING  bindgen            [for kernel build, fuzz, run, test]
+                     mend: cargo xtask setup
+        "#]]
+        .assert_eq(&render(&missing));
         assert_eq!(verdict(&[missing]), Exit::Infra);
     }
 
@@ -182,12 +201,11 @@ mod tests {
         let lines = [line("stress-ng", Need::Workload, None), room("free memory", Ok(1), 4, "x")];
         assert_eq!(verdict(&lines), Exit::Pass);
         expect![[r#"
-            MISSING  stress-ng          
-                                         needed by: regress, bench
-                                         mend: cargo xtask setup
-            slow     free memory        1 GiB, 4 GiB are advised
-                                         needed by: kernel build, fuzz, run, test
-                                         mend: x
-        "#]].assert_eq(&lines.iter().map(render).collect::<String>());
+            MISSING  stress-ng          [for regress, bench]
+                     mend: cargo xtask setup
+            slow     free memory        1 GiB, 4 GiB are advised [for kernel build, fuzz, run, test]
+                     mend: x
+        "#]]
+        .assert_eq(&lines.iter().map(render).collect::<String>());
     }
 }

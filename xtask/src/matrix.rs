@@ -210,34 +210,89 @@ mod tests {
 
     #[test]
     fn a_misspelt_key_is_an_error_with_file_and_line() {
-        check("  memory_mb: 512", expect!["KCONFIGS/matrix.yaml:5:3: instances[0]: unknown field `memory_mb`, expected one of `name`, `source`, `fragments`, `kcov`, `patches`, `append`, `memory_mib`, `vcpus`, `numa_nodes` at line 5 column 3"]);
+        check(
+            "  memory_mb: 512",
+            expect![
+                "KCONFIGS/matrix.yaml:5:3: instances[0]: unknown field `memory_mb`, expected one of `name`, `source`, `fragments`, `kcov`, `patches`, `append`, `memory_mib`, `vcpus`, `numa_nodes` at line 5 column 3"
+            ],
+        );
     }
 
     #[test]
     fn a_wrong_type_is_an_error_with_file_and_line() {
-        check("  vcpus: many", expect![[r#"KCONFIGS/matrix.yaml:5:10: instances[0].vcpus: invalid type: string "many", expected u8 at line 5 column 10"#]]);
+        check(
+            "  vcpus: many",
+            expect![[
+                r#"KCONFIGS/matrix.yaml:5:10: instances[0].vcpus: invalid type: string "many", expected u8 at line 5 column 10"#
+            ]],
+        );
     }
 
     #[test]
     fn each_rule_has_its_message() {
-        check("- name: a\n  source: { package: p }\n  fragments: [base]", expect![[r#"KCONFIGS/matrix.yaml: instance "a": its name is taken"#]]);
-        check("- name: ../b\n  source: { package: p }\n  fragments: [base]", expect![[r#"KCONFIGS/matrix.yaml: instance "../b": name must be letters, digits, '.' and '-' (it becomes a folder)"#]]);
-        check("- name: b\n  source: { package: -oDir=/ }\n  fragments: [base]", expect![[r#"KCONFIGS/matrix.yaml: instance "b": source package "-oDir=/" is not a package name"#]]);
-        check("- name: b\n  source: { package: p, version: 1 2 }\n  fragments: [base]", expect![[r#"KCONFIGS/matrix.yaml: instance "b": source version "1 2" is not a package version"#]]);
-        check("- name: b\n  source: { package: p, suite: a b }\n  fragments: [base]", expect![[r#"KCONFIGS/matrix.yaml: instance "b": source suite "a b" is not the name of a suite"#]]);
-        check("- name: b\n  source: { package: p }\n  fragments: []", expect![[r#"KCONFIGS/matrix.yaml: instance "b": at least one fragment is needed"#]]);
-        check("- name: b\n  source: { package: p }\n  fragments: [no-such]", expect![[r#"KCONFIGS/matrix.yaml: instance "b": no fragment "no-such" in KCONFIGS/fragments"#]]);
-        check("  kcov: [mm/vmscan.c]", expect![[r#"KCONFIGS/matrix.yaml: instance "a": kcov wants the stem of a source file ("vmscan"), not "mm/vmscan.c""#]]);
-        check("  patches: [no-such.patch]", expect![[r#"KCONFIGS/matrix.yaml: instance "a": no patch no-such.patch"#]]);
-        check("  append: [a b]", expect![[r#"KCONFIGS/matrix.yaml: instance "a": append wants one boot argument per entry, not "a b""#]]);
-        check("  memory_mib: 16", expect![[r#"KCONFIGS/matrix.yaml: instance "a": memory_mib must be at least 256"#]]);
+        check(
+            "- name: a\n  source: { package: p }\n  fragments: [base]",
+            expect![[r#"KCONFIGS/matrix.yaml: instance "a": its name is taken"#]],
+        );
+        check(
+            "- name: ../b\n  source: { package: p }\n  fragments: [base]",
+            expect![[
+                r#"KCONFIGS/matrix.yaml: instance "../b": name must be letters, digits, '.' and '-' (it becomes a folder)"#
+            ]],
+        );
+        check(
+            "- name: b\n  source: { package: -oDir=/ }\n  fragments: [base]",
+            expect![[
+                r#"KCONFIGS/matrix.yaml: instance "b": source package "-oDir=/" is not a package name"#
+            ]],
+        );
+        check(
+            "- name: b\n  source: { package: p, version: 1 2 }\n  fragments: [base]",
+            expect![[r#"KCONFIGS/matrix.yaml: instance "b": source version "1 2" is not a package version"#]],
+        );
+        check(
+            "- name: b\n  source: { package: p, suite: a b }\n  fragments: [base]",
+            expect![[r#"KCONFIGS/matrix.yaml: instance "b": source suite "a b" is not the name of a suite"#]],
+        );
+        check(
+            "- name: b\n  source: { package: p }\n  fragments: []",
+            expect![[r#"KCONFIGS/matrix.yaml: instance "b": at least one fragment is needed"#]],
+        );
+        check(
+            "- name: b\n  source: { package: p }\n  fragments: [no-such]",
+            expect![[r#"KCONFIGS/matrix.yaml: instance "b": no fragment "no-such" in KCONFIGS/fragments"#]],
+        );
+        check(
+            "  kcov: [mm/vmscan.c]",
+            expect![[
+                r#"KCONFIGS/matrix.yaml: instance "a": kcov wants the stem of a source file ("vmscan"), not "mm/vmscan.c""#
+            ]],
+        );
+        check(
+            "  patches: [no-such.patch]",
+            expect![[r#"KCONFIGS/matrix.yaml: instance "a": no patch no-such.patch"#]],
+        );
+        check(
+            "  append: [a b]",
+            expect![[
+                r#"KCONFIGS/matrix.yaml: instance "a": append wants one boot argument per entry, not "a b""#
+            ]],
+        );
+        check(
+            "  memory_mib: 16",
+            expect![[r#"KCONFIGS/matrix.yaml: instance "a": memory_mib must be at least 256"#]],
+        );
         check("  vcpus: 0", expect![[r#"KCONFIGS/matrix.yaml: instance "a": vcpus must be 1 to 16"#]]);
-        check("  numa_nodes: 5", expect![[r#"KCONFIGS/matrix.yaml: instance "a": numa_nodes must be 1 to 8, and at most vcpus"#]]);
+        check(
+            "  numa_nodes: 5",
+            expect![[r#"KCONFIGS/matrix.yaml: instance "a": numa_nodes must be 1 to 8, and at most vcpus"#]],
+        );
     }
 
     #[test]
     fn an_unknown_instance_names_the_known_ones() {
         let error = format!("{:#}", instance("kasan-6.21").unwrap_err());
-        expect![[r#"unknown instance "kasan-6.21"; known: kasan-6.12, kasan-7.2, perf-6.12"#]].assert_eq(&error);
+        expect![[r#"unknown instance "kasan-6.21"; known: kasan-6.12, kasan-7.2, perf-6.12"#]]
+            .assert_eq(&error);
     }
 }

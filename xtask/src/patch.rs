@@ -51,7 +51,9 @@ pub fn load(path: &Path) -> Result<Vec<Patch>> {
     let patches: Vec<Patch> = diffs
         .into_iter()
         .enumerate()
-        .filter(|(_, diff)| diff.lines().any(|line| line.starts_with("--- ") || line.starts_with("diff --git ")))
+        .filter(|(_, diff)| {
+            diff.lines().any(|line| line.starts_with("--- ") || line.starts_with("diff --git "))
+        })
         .map(|(idx, diff)| {
             let name = if several { format!("{name} (mail {})", idx + 1) } else { name.clone() };
             Patch { name, diff }
@@ -111,7 +113,8 @@ pub fn apply(source: &Path, record: &Path, patches: &[Patch]) -> Result<()> {
     for patch in patches {
         let touched = touched(source, patch)?;
         for path in &touched {
-            check_path(source, path).map_err(|rule| usage!("patch {}: {}: {rule}", patch.name, path.display()))?;
+            check_path(source, path)
+                .map_err(|rule| usage!("patch {}: {}: {rule}", patch.name, path.display()))?;
         }
         let shell = git_shell(source)?;
         let command = cmd!(shell, "timeout 120 git apply -p1 --whitespace=nowarn --check -");
@@ -130,7 +133,8 @@ pub fn touches_configuration(source: &Path, patches: &[Patch]) -> Result<bool> {
     for patch in patches {
         let is_configuration = |path: &PathBuf| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            path.starts_with("scripts") || ["Kconfig", "Makefile", "Kbuild"].iter().any(|start| name.starts_with(start))
+            path.starts_with("scripts")
+                || ["Kconfig", "Makefile", "Kbuild"].iter().any(|start| name.starts_with(start))
         };
         if touched(source, patch)?.iter().any(is_configuration) {
             return Ok(true);
@@ -198,9 +202,9 @@ fn write_down(source: &Path, folder: &Path, paths: &[PathBuf]) -> Result<()> {
 fn read_record(folder: &Path) -> Result<Option<Record>> {
     let path = folder.join("record.json");
     match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .with_context(|| format!("{} is damaged; remove {} to start over", path.display(), folder.display())),
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).with_context(|| {
+            format!("{} is damaged; remove {} to start over", path.display(), folder.display())
+        }),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
@@ -306,8 +310,10 @@ mod tests {
         for diffs in [&[CHANGE, AGAIN, NEW][..], &[DELETE], &[RENAME], &[]] {
             let tree = Tree::new();
             let files = || {
-                let mut names: Vec<_> =
-                    fs::read_dir(tree.src().join("mm")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+                let mut names: Vec<_> = fs::read_dir(tree.src().join("mm"))
+                    .unwrap()
+                    .map(|entry| entry.unwrap().file_name())
+                    .collect();
                 names.sort();
                 names
             };
@@ -389,7 +395,8 @@ mod tests {
             )
         };
         // "=41" is "A" in quoted-printable; a reader that does not decode finds no such line.
-        let quoted = NEW.replace("+new\n", "+new=41\n").replace("a/mm/new.c b/mm/new.c", "a/mm/n=65w.c b/mm/new.c");
+        let quoted =
+            NEW.replace("+new\n", "+new=41\n").replace("a/mm/new.c b/mm/new.c", "a/mm/n=65w.c b/mm/new.c");
         fs::write(&file, mail("one", "8bit", CHANGE) + &mail("two", "quoted-printable", &quoted)).unwrap();
         let patches = load(&file).unwrap();
         assert_eq!(patches.len(), 2);

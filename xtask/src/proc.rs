@@ -31,11 +31,7 @@ pub fn shell() -> Result<Shell> {
 /// When it cannot be run or fails; with the command and the tail of its output.
 pub fn read(command: Cmd<'_>) -> Result<String> {
     let text = command.to_string();
-    let output = command
-        .quiet()
-        .ignore_status()
-        .output()
-        .with_context(|| format!("cannot run `{text}`"))?;
+    let output = command.quiet().ignore_status().output().with_context(|| format!("cannot run `{text}`"))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

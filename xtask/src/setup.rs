@@ -74,7 +74,10 @@ fn missing_debian_tools(needs: &[Need]) -> Vec<&'static tools::DebianTool> {
 fn debian_tools(cache: &Cache, needs: &[Need]) -> Result<()> {
     let missing = missing_debian_tools(needs);
     let mut packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
-    if needs.contains(&Need::Interactive) && tools::find_virtme(cache).is_none() && python_with_venv().is_none() {
+    if needs.contains(&Need::Interactive)
+        && tools::find_virtme(cache).is_none()
+        && python_with_venv().is_none()
+    {
         eprintln!("missing: python3-venv (a Python environment of its own for virtme-ng)");
         packages.push("python3-venv");
     }
@@ -127,7 +130,9 @@ fn kernel_rust(cache: &Cache) -> Result<()> {
     if KernelRust::find(cache).is_some() {
         return Ok(());
     }
-    eprintln!("unpacking Debian's rustc and its library source into the cache (compile the kernel's Rust parts)");
+    eprintln!(
+        "unpacking Debian's rustc and its library source into the cache (compile the kernel's Rust parts)"
+    );
     let apt = Apt::machine(cache)?;
     let libraries = ["usr/lib/x86_64-linux-gnu"];
     let packages: &[&str] = match apt.candidate("rustc-web")? {
@@ -190,7 +195,8 @@ pub fn unpack(deb: &Path, into: &Path) -> Result<()> {
 
 /// `exec`, so that the process we started is the program itself: signals and deadlines reach it.
 fn wrapper_script(prefix: &Path, program: &Path, libraries: &[&str]) -> String {
-    let folders: Vec<String> = libraries.iter().map(|folder| format!("'{}/{folder}'", prefix.display())).collect();
+    let folders: Vec<String> =
+        libraries.iter().map(|folder| format!("'{}/{folder}'", prefix.display())).collect();
     format!(
         "#!/bin/sh\nLD_LIBRARY_PATH={} exec '{}/{}' \"$@\"\n",
         folders.join(":"),
@@ -216,7 +222,11 @@ fn bindgen(cache: &Cache) -> Result<()> {
     ))?;
     // Large, and of no more use.
     let _ = fs::remove_dir_all(root.join("target"));
-    ensure!(tools::find_bindgen(cache).is_some(), "bindgen was built but does not run from {}", root.display());
+    ensure!(
+        tools::find_bindgen(cache).is_some(),
+        "bindgen was built but does not run from {}",
+        root.display()
+    );
     Ok(())
 }
 
@@ -227,7 +237,8 @@ fn virtme(cache: &Cache) -> Result<()> {
     }
     let version = tools::VIRTME_NG;
     eprintln!("installing virtme-ng {version} into a private Python environment (interactive guests)");
-    let python = python_with_venv().ok_or_else(|| anyhow!("no python3 that can make environments (python3-venv)"))?;
+    let python =
+        python_with_venv().ok_or_else(|| anyhow!("no python3 that can make environments (python3-venv)"))?;
     let venv = cache.dir("tools")?.join("virtme-ng");
     let shell = proc::shell()?;
     // Environments cannot be moved: made in place, judged by whether `vng` runs, made anew if it does not.
@@ -265,6 +276,7 @@ mod tests {
         expect![[r##"
             #!/bin/sh
             LD_LIBRARY_PATH='/a b/qemu/usr/lib':'/a b/qemu/lib' exec '/a b/qemu/usr/bin/x' "$@"
-        "##]].assert_eq(&script);
+        "##]]
+        .assert_eq(&script);
     }
 }

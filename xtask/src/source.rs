@@ -63,7 +63,8 @@ pub fn debian(cache: &Cache, spec: &SourceSpec) -> Result<Source> {
 /// When it is no kernel source, or cannot be read.
 pub fn folder(dir: &Path, index: Option<&Listing>) -> Result<Source> {
     let dir = dir.canonicalize().map_err(|error| usage!("--linux {}: {error}", dir.display()))?;
-    let is_kernel = ["Kbuild", "Kconfig", "MAINTAINERS", "mm/shrinker.c"].iter().all(|file| dir.join(file).is_file());
+    let is_kernel =
+        ["Kbuild", "Kconfig", "MAINTAINERS", "mm/shrinker.c"].iter().all(|file| dir.join(file).is_file());
     if !is_kernel {
         return Err(usage!("--linux {}: not the top of a kernel source with mm/shrinker.c", dir.display()));
     }
@@ -152,11 +153,7 @@ mod tests {
     }
 
     fn spec(version: Option<&str>) -> SourceSpec {
-        SourceSpec {
-            package: "linux-source-6.12".into(),
-            suite: None,
-            version: version.map(str::to_string),
-        }
+        SourceSpec { package: "linux-source-6.12".into(), suite: None, version: version.map(str::to_string) }
     }
 
     #[test]

@@ -98,13 +98,23 @@ pub const DEBIAN_TOOLS: &[DebianTool] = &[
         "bindgen reads kernel headers with it",
     ),
     tool("gcc", Probe::Program("cc"), Need::Kernel, "links the kernel's host tools"),
-    tool("libc6-dev", Probe::File("/usr/include/stdio.h"), Need::Kernel, "headers of the kernel's host tools"),
+    tool(
+        "libc6-dev",
+        Probe::File("/usr/include/stdio.h"),
+        Need::Kernel,
+        "headers of the kernel's host tools",
+    ),
     tool("make", Probe::Program("make"), Need::Kernel, "drives the kernel build"),
     tool("flex", Probe::Program("flex"), Need::Kernel, "kconfig's scanner"),
     tool("bison", Probe::Program("bison"), Need::Kernel, "kconfig's parser"),
     tool("bc", Probe::Program("bc"), Need::Kernel, "computes the kernel's time constants"),
     tool("libelf-dev", Probe::File("/usr/include/gelf.h"), Need::Kernel, "objtool reads objects with it"),
-    tool("libssl-dev", Probe::File("/usr/include/openssl/opensslv.h"), Need::Kernel, "the kernel's host tools"),
+    tool(
+        "libssl-dev",
+        Probe::File("/usr/include/openssl/opensslv.h"),
+        Need::Kernel,
+        "the kernel's host tools",
+    ),
     tool("python3", Probe::Program("python3"), Need::Kernel, "some of the kernel's generators"),
     tool("pahole", Probe::Program("pahole"), Need::Kernel, "the configuration asks for its version"),
     tool("ccache", Probe::Program("ccache"), Need::Kernel, "makes the second build of a file cheap"),
@@ -181,7 +191,9 @@ impl Toolchain {
 }
 
 fn missing(what: &str) -> anyhow::Error {
-    anyhow!("{what} is missing or does not run; `cargo xtask setup` installs it, `cargo xtask doctor` says more")
+    anyhow!(
+        "{what} is missing or does not run; `cargo xtask setup` installs it, `cargo xtask doctor` says more"
+    )
 }
 
 /// A rustc for kernel code and the library source that belongs to it.
@@ -281,7 +293,9 @@ mod tests {
 
     #[test]
     fn the_packages_are_of_the_llvm_release_we_ask_make_for() {
-        for tool in DEBIAN_TOOLS.iter().filter(|tool| tool.why.contains("clang") || tool.package.contains("ll")) {
+        for tool in
+            DEBIAN_TOOLS.iter().filter(|tool| tool.why.contains("clang") || tool.package.contains("ll"))
+        {
             let of_llvm = ["clang", "lld", "llvm"].iter().any(|name| tool.package.contains(name));
             assert!(!of_llvm || tool.package.contains(LLVM), "{}", tool.package);
         }

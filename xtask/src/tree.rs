@@ -107,7 +107,10 @@ fn entry_of(path: &Path, meta: &fs::Metadata) -> Result<Entry> {
 }
 
 /// All files below a folder, relative to it; links are not followed.
-fn walk(top: &Path) -> Result<Vec<PathBuf>> {
+///
+/// # Errors
+/// When a folder cannot be read.
+pub fn walk(top: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
@@ -179,7 +182,13 @@ pub fn id(listing: &Listing) -> String {
 ///
 /// # Errors
 /// When something cannot be read or written.
-pub fn sync(original: &Path, copy: &Path, listing: &Listing, before: Option<&Listing>, how: How) -> Result<()> {
+pub fn sync(
+    original: &Path,
+    copy: &Path,
+    listing: &Listing,
+    before: Option<&Listing>,
+    how: How,
+) -> Result<()> {
     let is_new = !copy.exists();
     fs::create_dir_all(copy).with_context(|| format!("cannot make {}", copy.display()))?;
     let stale: Vec<PathBuf> = match before {
@@ -194,9 +203,9 @@ pub fn sync(original: &Path, copy: &Path, listing: &Listing, before: Option<&Lis
         let (from, to) = (original.join(path), copy.join(path));
         let is_current = match before.and_then(|before| before.get(path)) {
             Some(old) => old.is_same_file(entry) || (entry.hash.is_some() && old.hash == entry.hash),
-            None => to.symlink_metadata().is_ok_and(|meta| {
-                entry_of(&to, &meta).is_ok_and(|there| there.is_same_file(entry))
-            }),
+            None => to
+                .symlink_metadata()
+                .is_ok_and(|meta| entry_of(&to, &meta).is_ok_and(|there| there.is_same_file(entry))),
         };
         if is_current {
             continue;

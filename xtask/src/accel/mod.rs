@@ -66,18 +66,20 @@ const CACHE_FORMAT: u32 = 1;
 /// Decides what to run virtual machines with.
 ///
 /// # Errors
-/// When QEMU cannot be run at all, or the cache cannot be written.
-pub fn choose(cache: &Cache, qemu: &Qemu, choice: AccelChoice) -> Result<AccelAnswer> {
+/// When there is no QEMU, or the cache cannot be written.
+pub fn choose(cache: &Cache, choice: AccelChoice) -> Result<AccelAnswer> {
     match choice {
         AccelChoice::Tcg => {
             Ok(AccelAnswer { accel: Accel::Tcg, explanation: "TCG, as asked for".to_string() })
         }
-        AccelChoice::Auto => cached_probe(cache, qemu),
+        AccelChoice::Auto => cached_probe(cache, &Qemu::find(cache)?),
         AccelChoice::Kvm => {
-            let probed = cached_probe(cache, qemu)?;
+            let probed = cached_probe(cache, &Qemu::find(cache)?)?;
             let explanation = match probed.accel {
                 Accel::Kvm => probed.explanation,
-                Accel::Tcg => format!("KVM, as asked for, against the probe's advice: {}", probed.explanation),
+                Accel::Tcg => {
+                    format!("KVM, as asked for, against the probe's advice: {}", probed.explanation)
+                }
             };
             Ok(AccelAnswer { accel: Accel::Kvm, explanation })
         }
@@ -155,7 +157,10 @@ fn judge(kvm: Kvm, tcg: &Figures) -> AccelAnswer {
         ),
         Kvm::Probed { host, .. } if works(&host) => answer(
             Accel::Kvm,
-            format!("KVM: the probe took {} ms ({tcg_words})", host.loop_time().unwrap_or_default().as_millis()),
+            format!(
+                "KVM: the probe took {} ms ({tcg_words})",
+                host.loop_time().unwrap_or_default().as_millis()
+            ),
         ),
         Kvm::Probed { host, plain } => {
             let plain = plain.map(|figures| format!("; with QEMU's plain model {}", describe(&figures)));
@@ -176,9 +181,9 @@ fn works(figures: &Figures) -> bool {
 }
 
 fn describe(figures: &Figures) -> String {
-    let loops = figures.loop_time().map(|time| {
-        format!("{LOOPS} rounds of kernel-like code took {} ms", time.as_millis())
-    });
+    let loops = figures
+        .loop_time()
+        .map(|time| format!("{LOOPS} rounds of kernel-like code took {} ms", time.as_millis()));
     let stopped = match figures.last() {
         _ if figures.passed => None,
         None => Some("it does not start"),

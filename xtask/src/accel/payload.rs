@@ -100,7 +100,9 @@ mod tests {
     #[test]
     fn jumps_land_on_what_they_name() {
         let rom = rom();
-        let at = |offset: usize, bytes: &[u8]| assert_eq!(&rom[offset..offset + bytes.len()], bytes, "{offset:#x}");
+        let at = |offset: usize, bytes: &[u8]| {
+            assert_eq!(&rom[offset..offset + bytes.len()], bytes, "{offset:#x}")
+        };
         at(0x1c, &[0xb8, 0x10]);
         at(0x7b, &[0xb0, b'B']);
         at(0xbc, &[0xf4, 0xeb, 0xfd]);

@@ -56,8 +56,7 @@ pub fn boot(qemu: &Qemu, acceleration: &[&str], deadline: Duration) -> Result<Fi
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let started = Instant::now();
-    let mut child =
-        command.spawn().with_context(|| format!("cannot run {}", qemu.system.display()))?;
+    let mut child = command.spawn().with_context(|| format!("cannot run {}", qemu.system.display()))?;
     let figures = watch(&mut child, started, deadline);
     // Killed whatever happened: after an internal error QEMU stays, with the guest stopped.
     let _ = child.kill();
@@ -106,7 +105,8 @@ const STALL_MAX: Duration = Duration::from_secs(5);
 /// The line of QEMU's messages that says what went wrong.
 fn message_of(text: &str) -> Option<String> {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let first = lines.clone().find(|line| line.to_ascii_lowercase().contains("error")).or_else(|| lines.next())?;
+    let first =
+        lines.clone().find(|line| line.to_ascii_lowercase().contains("error")).or_else(|| lines.next())?;
     // The program's own path says nothing here.
     let plain = first.split_once("qemu-system-x86_64: ").map_or(first, |(_, rest)| rest);
     Some(plain.to_string())

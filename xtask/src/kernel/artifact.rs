@@ -92,9 +92,9 @@ pub struct Kernel {
     pub bzimage: PathBuf,
     /// The image with symbols.
     pub vmlinux: PathBuf,
-    /// The source as built; with [`crate::kernel::prepare_for_modules`] only.
+    /// The source as built; with [`Kernel::prepare_for_modules`] only.
     pub build_src: PathBuf,
-    /// The build's output folder; with [`crate::kernel::prepare_for_modules`] only.
+    /// The build's output folder; with [`Kernel::prepare_for_modules`] only.
     pub build_out: PathBuf,
     /// All that is known of it.
     pub manifest: Manifest,
@@ -130,10 +130,12 @@ pub fn load(cache: &Cache, dir: &Path) -> Option<Kernel> {
 /// When it cannot be copied.
 pub fn store(cache: &Cache, out: &Path, manifest: Manifest) -> Result<Kernel> {
     let dir = make_dir(&place(cache, &manifest.instance.name, &manifest.key)?)?;
-    for (from, name) in [("arch/x86/boot/bzImage", "bzImage"), ("vmlinux", "vmlinux"), (".config", "config")] {
+    for (from, name) in [("arch/x86/boot/bzImage", "bzImage"), ("vmlinux", "vmlinux"), (".config", "config")]
+    {
         // Copied, not linked: the next build may write into the same file.
         let (from, to) = (out.join(from), dir.join(name));
-        fs::copy(&from, &to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+        fs::copy(&from, &to)
+            .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     }
     let bytes = serde_json::to_vec_pretty(&manifest).context("cannot encode the manifest")?;
     write_whole(&dir.join("manifest.json"), &bytes)?;
@@ -171,7 +173,8 @@ mod tests {
 
     #[test]
     fn the_key_is_stable() {
-        expect!["d81331c0fbf0fb65498ce17aeeb6b845a88c570f3cdc9530305fb10dae426352"].assert_eq(&recipe().key());
+        expect!["d81331c0fbf0fb65498ce17aeeb6b845a88c570f3cdc9530305fb10dae426352"]
+            .assert_eq(&recipe().key());
     }
 
     #[test]

@@ -62,10 +62,10 @@ impl Make {
         Ok(Make { program: "make".into(), args, env })
     }
 
-    /// A command with further arguments.
-    pub fn command(&self, more: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
-        command.args(&self.args).args(more).env_clear().envs(self.env.iter().cloned());
+    /// The command, which ends when we do.
+    pub fn command(&self) -> Command {
+        let mut command = proc::dies_with_us("TERM", &self.program);
+        command.args(&self.args).env_clear().envs(self.env.iter().cloned());
         command
     }
 }
@@ -84,12 +84,9 @@ pub struct Show {
 /// When it fails or goes silent; with the tail of its output and where all of it is.
 pub fn run(make: &Make, targets: &[&str], lock: &Lock, log: &Path, show: &Show) -> Result<u64> {
     let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
-    let mut command = proc::dies_with_us("TERM", &make.program);
+    let mut command = make.command();
     command
-        .args(&make.args)
         .args(targets)
-        .env_clear()
-        .envs(make.env.iter().cloned())
         .stdin(lock.as_stdin()?)
         .stdout(writer.try_clone().context("cannot duplicate a pipe")?)
         .stderr(writer);
@@ -122,14 +119,21 @@ pub fn run(make: &Make, targets: &[&str], lock: &Lock, log: &Path, show: &Show) 
     progress.end();
     if !status.success() || is_silent {
         let ended = if is_silent { "went silent".to_string() } else { format!("failed ({status})") };
-        bail!("make {} {ended}; all of it is in {}:\n{}", targets.join(" "), log.display(), error_tail(&text));
+        bail!(
+            "make {} {ended}; all of it is in {}:\n{}",
+            targets.join(" "),
+            log.display(),
+            error_tail(&text)
+        );
     }
     Ok(progress.n_steps)
 }
 
 /// With several jobs the first error is long gone when make ends: errors first, then the end.
 fn error_tail(lines: &[String]) -> String {
-    let errors = lines.iter().filter(|line| line.contains("error:") || line.contains("Error ") || line.contains("undefined"));
+    let errors = lines
+        .iter()
+        .filter(|line| line.contains("error:") || line.contains("Error ") || line.contains("undefined"));
     let first: Vec<&str> = errors.take(8).map(String::as_str).collect();
     format!("{}\n...\n{}", first.join("\n"), proc::tail(&lines.join("\n")))
 }
@@ -138,7 +142,8 @@ fn error_tail(lines: &[String]) -> String {
 fn is_step(line: &str) -> bool {
     let Some(rest) = line.strip_prefix("  ") else { return false };
     let mut words = rest.split_ascii_whitespace();
-    let is_verb = |verb: &str| verb.len() > 1 && verb.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit());
+    let is_verb =
+        |verb: &str| verb.len() > 1 && verb.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit());
     !rest.starts_with(' ') && words.next().is_some_and(is_verb) && words.next().is_some()
 }
 
@@ -154,11 +159,14 @@ impl<'a> Progress<'a> {
     fn new(show: &'a Show) -> Progress<'a> {
         let bar = std::io::stderr().is_terminal().then(|| {
             let (bar, template) = match show.total {
-                Some(total) => (ProgressBar::new(total), "{prefix} [{bar:30}] {pos}/{len} objects {elapsed} {wide_msg}"),
+                Some(total) => {
+                    (ProgressBar::new(total), "{prefix} [{bar:30}] {pos}/{len} objects {elapsed} {wide_msg}")
+                }
                 None => (ProgressBar::new_spinner(), "{prefix} {spinner} {pos} objects {elapsed} {wide_msg}"),
             };
             let style = ProgressStyle::with_template(template);
-            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_prefix(show.what.clone())
+            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+                .with_prefix(show.what.clone())
         });
         Progress { show, bar, n_steps: 0, started: Instant::now(), last_line: Instant::now() }
     }
@@ -177,7 +185,12 @@ impl<'a> Progress<'a> {
         } else if self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();
             let of = self.show.total.map(|total| format!("/{}", total.max(self.n_steps))).unwrap_or_default();
-            eprintln!("{}: {}{of} objects, {} s", self.show.what, self.n_steps, self.started.elapsed().as_secs());
+            eprintln!(
+                "{}: {}{of} objects, {} s",
+                self.show.what,
+                self.n_steps,
+                self.started.elapsed().as_secs()
+            );
         }
     }
 
@@ -203,7 +216,9 @@ mod tests {
 
     #[test]
     fn steps_are_counted_and_other_lines_are_not() {
-        for line in ["  CC      mm/shrinker.o", "  LD [M]  a.ko", "  AR      built-in.a", "  RUSTC L rust/core.o"] {
+        for line in
+            ["  CC      mm/shrinker.o", "  LD [M]  a.ko", "  AR      built-in.a", "  RUSTC L rust/core.o"]
+        {
             assert!(is_step(line), "{line}");
         }
         for line in ["make: Entering directory", "mm/x.c:1: error: no", "    CC x", "  note: `x`", "  ", ""] {
@@ -214,7 +229,8 @@ mod tests {
     #[test]
     fn a_run_is_logged_counted_and_sees_only_the_given_environment() {
         let folder = tempfile::tempdir().unwrap();
-        let (make, lock) = fake(folder.path(), "echo '  CC      a.o'; echo \"  CC      b.o\" >&2; echo ${HOME-unset} $1");
+        let (make, lock) =
+            fake(folder.path(), "echo '  CC      a.o'; echo \"  CC      b.o\" >&2; echo ${HOME-unset} $1");
         let log = folder.path().join("log");
         let show = Show { what: "test".into(), total: None };
         assert_eq!(run(&make, &["target"], &lock, &log, &show).unwrap(), 2);
@@ -224,7 +240,8 @@ mod tests {
     #[test]
     fn a_failure_shows_the_first_errors_and_the_end_and_names_the_log() {
         let folder = tempfile::tempdir().unwrap();
-        let script = "echo 'mm/a.c:7:1: error: expected ;'; for i in $(seq 100); do echo line $i; done; exit 2";
+        let script =
+            "echo 'mm/a.c:7:1: error: expected ;'; for i in $(seq 100); do echo line $i; done; exit 2";
         let (make, lock) = fake(folder.path(), script);
         let log = folder.path().join("log");
         let show = Show { what: "test".into(), total: None };

@@ -48,22 +48,26 @@ enum KernelCommand {
 struct BuildArgs {
     /// A name of kconfigs/matrix.yaml.
     instance: String,
-    #[command(flatten)]
-    choice: Choice,
+    /// Build this source tree (a git worktree or an unpacked archive; never modified) instead of the instance's.
+    #[arg(long, value_name = "DIR")]
+    linux: Option<PathBuf>,
+    /// Apply a patch (diff, mail or mailbox), after the instance's own. Repeatable.
+    #[arg(long, value_name = "FILE")]
+    patch: Vec<PathBuf>,
     /// Print the kernel as one JSON document.
     #[arg(long)]
     json: bool,
 }
 
-/// What a command lets the user say about the kernel beyond its name.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub struct Choice {
-    /// Build this source tree (a git worktree or an unpacked archive; never modified) instead of the instance's.
-    #[arg(long, value_name = "DIR")]
-    pub linux: Option<PathBuf>,
-    /// Apply a patch (diff, mail or mailbox), after the instance's own. Repeatable.
-    #[arg(long = "patch", value_name = "FILE")]
-    pub patches: Vec<PathBuf>,
+/// Which kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct BuildRequest<'a> {
+    /// The instance.
+    pub instance: &'a Instance,
+    /// A source tree of the user's (a git worktree or an unpacked archive; never modified) instead of the instance's.
+    pub linux: Option<&'a Path>,
+    /// Patches (diffs, mails or mailboxes), after the instance's own.
+    pub patches: &'a [PathBuf],
 }
 
 /// `kernel`.
@@ -71,7 +75,8 @@ pub fn run(args: Args) -> Outcome {
     let KernelCommand::Build(args) = args.command;
     let started = Instant::now();
     let instance = matrix::instance(&args.instance)?;
-    let kernel = build(&Cache::open()?, &instance, &args.choice)?;
+    let request = BuildRequest { instance: &instance, linux: args.linux.as_deref(), patches: &args.patch };
+    let kernel = build(&Cache::open()?, &request)?;
     if args.json {
         let mut value = serde_json::to_value(&kernel.manifest).context("cannot print the kernel")?;
         value["dir"] = kernel.dir.display().to_string().into();
@@ -87,18 +92,16 @@ pub fn run(args: Args) -> Outcome {
 ///
 /// # Errors
 /// When the source cannot be had, a patch does not apply, an option does not survive, or make fails.
-pub fn build(cache: &Cache, instance: &Instance, choice: &Choice) -> Result<Kernel> {
-    let patches = load_patches(instance, choice)?;
+pub fn build(cache: &Cache, request: &BuildRequest<'_>) -> Result<Kernel> {
+    let instance = request.instance;
+    let patches = load_patches(instance, request.patches)?;
     let fragments: Vec<PathBuf> =
         instance.fragments.iter().map(|name| kconfigs().join(format!("fragments/{name}.config"))).collect();
     let options = config::read_fragments(&fragments)?;
     setup::ensure(cache, &[Need::Kernel])?;
     let toolchain = Toolchain::find(cache)?;
-    let linux = match &choice.linux {
-        // The path as the user gave it is for messages; the slot belongs to the place it means.
-        Some(dir) => Some(dir.canonicalize().unwrap_or_else(|_| dir.clone())),
-        None => None,
-    };
+    // The slot belongs to the place that the user's path means.
+    let linux = request.linux.map(|dir| dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf()));
     let slot = Slot::new(cache, &instance.name, linux.as_deref())?;
     let source = find_source(cache, instance, linux.as_deref(), &slot)?;
     let recipe = Recipe {
@@ -121,7 +124,8 @@ pub fn build(cache: &Cache, instance: &Instance, choice: &Choice) -> Result<Kern
     }
     let started = Instant::now();
     eprintln!("building kernel {} ({}; log: {})", instance.name, source.id, slot.log().display());
-    let target = Target { key: &key, recipe: &recipe, options: &options, source: &source, toolchain: &toolchain };
+    let target =
+        Target { key: &key, recipe: &recipe, options: &options, source: &source, toolchain: &toolchain };
     slot.establish(&target, &lock)?;
     let manifest = Manifest {
         key,
@@ -140,10 +144,10 @@ fn with_instance(kernel: Kernel, instance: &Instance) -> Kernel {
     Kernel { instance: instance.clone(), ..kernel }
 }
 
-fn load_patches(instance: &Instance, choice: &Choice) -> Result<Vec<Patch>> {
+fn load_patches(instance: &Instance, more: &[PathBuf]) -> Result<Vec<Patch>> {
     let own = instance.patches.iter().map(|path| kconfigs().join(path));
     let mut patches = Vec::new();
-    for path in own.chain(choice.patches.iter().cloned()) {
+    for path in own.chain(more.iter().cloned()) {
         patches.extend(patch::load(&path)?);
     }
     Ok(patches)
@@ -164,54 +168,61 @@ fn release(out: &Path) -> Result<String> {
 
 /// A build folder that holds a given kernel, and stays so while this lives.
 pub struct ModuleBuild {
-    /// make's command line, for modules outside the tree.
-    pub make: Make,
+    make: Make,
+    scratch: PathBuf,
     lock: Lock,
 }
 
 impl ModuleBuild {
-    /// The command that builds the modules in a folder; `more` are further arguments. Its standard input is the
-    /// folder's lock and must stay it.
+    /// make's command line for modules outside the tree; `M=FOLDER modules` is to be added. Standard input is the
+    /// build folder's lock and must stay it.
     ///
     /// # Errors
     /// When the lock cannot be handed on.
-    pub fn command(&self, modules: &Path, more: &[&str]) -> Result<Command> {
-        let mut command = self.make.command(more);
-        command.arg(format!("M={}", modules.display())).arg("modules").stdin(self.lock.as_stdin()?);
+    pub fn make(&self) -> Result<Command> {
+        let mut command = self.make.command();
+        command.stdin(self.lock.as_stdin()?);
         Ok(command)
+    }
+
+    /// A folder beside the build's that stays, for copies of modules' sources.
+    pub fn scratch(&self) -> &Path {
+        &self.scratch
     }
 }
 
-/// Makes the build folder of a kernel hold that kernel (another patch may have been built there since), for building
-/// modules against it.
-///
-/// # Errors
-/// When the kernel cannot be built there any more: its source or the toolchain has changed.
-pub fn prepare_for_modules(cache: &Cache, kernel: &Kernel) -> Result<ModuleBuild> {
-    let manifest = &kernel.manifest;
-    let recipe = &manifest.recipe;
-    setup::ensure(cache, &[Need::Kernel])?;
-    let toolchain = Toolchain::find(cache)?;
-    let slot = Slot::new(cache, &manifest.instance.name, manifest.linux.as_deref())?;
-    let source = match &manifest.linux {
-        Some(dir) => source::folder(dir, slot.listing().as_ref())?,
-        None => {
-            let mut spec = manifest.instance.source.clone();
-            spec.version = recipe.source_id.split_once('_').map(|(_, version)| version.to_string());
-            source::debian(cache, &spec)?
+impl Kernel {
+    /// Makes the build folder of this kernel hold it (another patch may have been built there since), for building
+    /// modules against it.
+    ///
+    /// # Errors
+    /// When it cannot be built there any more: its source or the toolchain has changed.
+    pub fn prepare_for_modules(&self, cache: &Cache) -> Result<ModuleBuild> {
+        let (manifest, recipe) = (&self.manifest, &self.manifest.recipe);
+        setup::ensure(cache, &[Need::Kernel])?;
+        let toolchain = Toolchain::find(cache)?;
+        let slot = Slot::new(cache, &manifest.instance.name, manifest.linux.as_deref())?;
+        let source = match &manifest.linux {
+            Some(dir) => source::folder(dir, slot.listing().as_ref())?,
+            None => {
+                let mut spec = manifest.instance.source.clone();
+                spec.version = recipe.source_id.split_once('_').map(|(_, version)| version.to_string());
+                source::debian(cache, &spec)?
+            }
+        };
+        if source.id != recipe.source_id || toolchain.versions != recipe.toolchain {
+            bail!(
+                "kernel {} was built from another source or with other compilers than are here now; build it again",
+                self.dir.display()
+            );
         }
-    };
-    if source.id != recipe.source_id || toolchain.versions != recipe.toolchain {
-        bail!(
-            "kernel {} was built from another source or with other compilers than are here now; build it again",
-            kernel.dir.display()
-        );
+        let lock = slot.lock()?;
+        // They survived when the kernel was built.
+        let options = Options::new();
+        let target =
+            Target { key: &self.key, recipe, options: &options, source: &source, toolchain: &toolchain };
+        slot.establish(&target, &lock)?;
+        let make = slot.make(&toolchain, &recipe.variables)?;
+        Ok(ModuleBuild { make, scratch: slot.scratch()?, lock })
     }
-    let lock = slot.lock()?;
-    // They survived when the kernel was built.
-    let options = Options::new();
-    let target =
-        Target { key: &kernel.key, recipe, options: &options, source: &source, toolchain: &toolchain };
-    slot.establish(&target, &lock)?;
-    Ok(ModuleBuild { make: slot.make(&toolchain, &recipe.variables)?, lock })
 }

@@ -10,6 +10,7 @@
 //! - `source.json` is the listing that `src` (patches taken back) was made from.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::ErrorKind,
     path::{Path, PathBuf},
@@ -27,6 +28,7 @@ use crate::{
     source::Source,
     tools::Toolchain,
     tree::{self, How, Listing},
+    usage,
 };
 
 /// Steps of a first build where no earlier one tells: measured for the kernels of the matrix.
@@ -103,6 +105,14 @@ impl Slot {
         self.dir.join("out")
     }
 
+    /// A folder for whoever builds against this one.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn scratch(&self) -> Result<PathBuf> {
+        make_dir(&self.dir.join("scratch"))
+    }
+
     /// Where the last make's output went.
     pub fn log(&self) -> PathBuf {
         self.dir.join("log")
@@ -145,6 +155,7 @@ impl Slot {
         patch::restore(&self.src(), &self.dir.join("patched"))?;
         self.sync_source(target.source)?;
         patch::apply(&self.src(), &self.dir.join("patched"), &target.recipe.patches)?;
+        check_kcov(&self.src(), &target.recipe.variables)?;
         let make = self.make(target.toolchain, &target.recipe.variables)?;
         self.configure(target, &make, lock)?;
         let is_first = !self.out().join("vmlinux").exists();
@@ -180,11 +191,15 @@ impl Slot {
         let configured = Configured {
             source_id: recipe.source_id.clone(),
             wanted: recipe.config.clone(),
-            variables: [target.toolchain.make_variables(), recipe.toolchain.values().cloned().collect()].concat(),
+            variables: [target.toolchain.make_variables(), recipe.toolchain.values().cloned().collect()]
+                .concat(),
         };
         let dot_config = self.out().join(".config");
         let is_changed_by_patch = patch::touches_configuration(&self.src(), &recipe.patches)?;
-        if dot_config.is_file() && !is_changed_by_patch && self.read("configured.json").as_ref() == Some(&configured) {
+        if dot_config.is_file()
+            && !is_changed_by_patch
+            && self.read("configured.json").as_ref() == Some(&configured)
+        {
             return Ok(());
         }
         self.forget("configured.json")?;
@@ -233,5 +248,50 @@ impl Slot {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// make ignores a variable for an object that does not exist: coverage would silently be missing.
+fn check_kcov(source: &Path, variables: &[String]) -> Result<()> {
+    let stem_of = |variable: &'_ String| {
+        Some(variable.strip_prefix("KCOV_INSTRUMENT_")?.strip_suffix(".o=y")?.to_string())
+    };
+    let mut missing: BTreeSet<String> = variables.iter().filter_map(stem_of).collect();
+    for path in tree::walk(source)?.iter().filter(|path| path.extension().is_some_and(|suffix| suffix == "c"))
+    {
+        if let Some(stem) = path.file_stem() {
+            missing.remove(&*stem.to_string_lossy());
+        }
+    }
+    match missing.first() {
+        Some(stem) => Err(usage!("kcov names {stem:?}, but this kernel has no {stem}.c")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn coverage_of_a_file_that_is_not_there_is_an_error() {
+        let source = tempfile::tempdir().unwrap();
+        make_dir(&source.path().join("mm")).unwrap();
+        fs::write(source.path().join("mm/vmscan.c"), "").unwrap();
+        let variables = |stem: &str| vec![format!("KCOV_INSTRUMENT_{stem}.o=y")];
+        check_kcov(source.path(), &variables("vmscan")).unwrap();
+        let error = check_kcov(source.path(), &variables("vmscam")).unwrap_err();
+        assert!(error.to_string().contains("vmscam.c"), "{error}");
+        check_kcov(source.path(), &[]).unwrap();
+    }
+
+    #[test]
+    fn trees_of_the_user_get_slots_of_their_own_that_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::at(folder.path()).unwrap();
+        let name = |linux: Option<&str>| Slot::new(&cache, "kasan-6.12", linux.map(Path::new)).unwrap().name;
+        assert_eq!(name(None), "kasan-6.12");
+        assert_eq!(name(Some("/src/linux")), name(Some("/src/linux")));
+        assert_ne!(name(Some("/src/linux")), name(Some("/src/other")));
     }
 }
