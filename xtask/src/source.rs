@@ -68,6 +68,9 @@ pub fn folder(dir: &Path, index: Option<&Listing>) -> Result<Source> {
     if !is_kernel {
         return Err(usage!("--linux {}: not the top of a kernel source with mm/shrinker.c", dir.display()));
     }
+    if index.is_none() {
+        eprintln!("reading {} (the first time all of it, later only what changed)", dir.display());
+    }
     let mut listing = tree::list(&dir)?;
     tree::hash(&dir, &mut listing, index)?;
     Ok(Source { id: tree::id(&listing), dir, listing: Some(listing) })

@@ -4,6 +4,8 @@
 pub mod artifact;
 pub mod make;
 mod slot;
+#[cfg(test)]
+mod tests;
 
 use std::{
     path::{Path, PathBuf},
