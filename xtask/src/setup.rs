@@ -212,13 +212,14 @@ fn bindgen(cache: &Cache) -> Result<()> {
     }
     let (version, root) = (tools::BINDGEN, cache.dir("tools")?.join("bindgen"));
     eprintln!("building bindgen {version} with cargo (makes Rust bindings of the kernel's headers)");
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_string());
     let shell = proc::shell()?;
     // Not into the project's target folder: that one may be locked by the cargo that runs us.
     shell.set_var("CARGO_TARGET_DIR", root.join("target"));
     shell.change_dir(cache.root());
     proc::read(cmd!(
         shell,
-        "timeout 1800 cargo install bindgen-cli --version {version} --locked --force --root {root}"
+        "timeout 1800 {cargo} install bindgen-cli --version {version} --locked --force --root {root}"
     ))?;
     // Large, and of no more use.
     let _ = fs::remove_dir_all(root.join("target"));
