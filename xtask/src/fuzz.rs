@@ -11,7 +11,7 @@ use std::{
 use abi::layout::canary;
 use anyhow::{Context, Result};
 use clap::Args;
-use fuzz::{
+use ::fuzz::{
     config::{BatchSize, CampaignConfig, Reduce},
     guests::{Guests, Provenance},
     status::{CampaignEnd, Event, Summary},
@@ -100,7 +100,7 @@ pub fn run(args: &FuzzArgs) -> Outcome {
         reduce: if deterministic { Reduce::Batch } else { Reduce::Never },
         judge: &judge,
     };
-    let summary = fuzz::run(config, &mut guests, &mut print_event)?;
+    let summary = ::fuzz::run(config, &mut guests, &mut print_event)?;
     Ok(finish(&prepared, &summary))
 }
 

@@ -82,8 +82,8 @@ pub struct Shape {
 /// # Errors
 /// When agent or modules do not build, or files cannot be written.
 pub fn machine(cache: &Cache, kernel: &Kernel, shape: &Shape, recipe: Recipe) -> Result<Machine> {
-    let qemu = tools::Qemu::find(cache).context("no qemu-system-x86_64; `cargo xtask setup` installs it")?;
-    let qemu_version = proc::version(&qemu.system).context("qemu-system-x86_64 does not run")?;
+    let qemu = tools::Qemu::find(cache)?;
+    let qemu_version = qemu.version;
     let payload = payload(cache, kernel)?;
     let seed = 1;
     let mut hasher = blake3::Hasher::new();
@@ -225,7 +225,7 @@ fn build_modules(
         }
     }
     let folder = copy.join("kernel");
-    let output = build.make().arg(format!("M={}", folder.display())).arg("modules").output().context("make")?;
+    let output = build.make()?.arg(format!("M={}", folder.display())).arg("modules").output().context("make")?;
     if !output.status.success() {
         let text = [output.stdout, output.stderr].concat();
         bail!("the guest modules do not build: {}", proc::tail(&String::from_utf8_lossy(&text)));
@@ -248,12 +248,12 @@ fn pack(agent: &[u8], modules: &[PathBuf]) -> Result<Vec<u8>> {
     entries.push(("dev/console".to_owned(), Entry::Device { major: 5, minor: 1 }));
     entries.push(("init".to_owned(), Entry::File(agent.to_vec(), true)));
     for module in modules {
-        let stripped = tempfile::NamedTempFile::new()?;
+        let stripped = tempfile::NamedTempFile::new()?.into_temp_path();
         let strip = format!("llvm-strip-{}", tools::LLVM);
         let shell = proc::shell()?;
         proc::read(xshell::cmd!(shell, "{strip} --strip-debug -o {stripped} {module}"))?;
         let name = module.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        entries.push((name, Entry::File(fs::read(stripped.path())?, false)));
+        entries.push((name, Entry::File(fs::read(&stripped)?, false)));
     }
     let mut archive = Vec::new();
     initramfs::write(&mut archive, &entries)?;

@@ -6,16 +6,23 @@ mod apt;
 mod config;
 mod doctor;
 mod exit;
+mod fuzz;
+mod guest;
+mod initramfs;
 mod kernel;
 mod lock;
 mod matrix;
 mod patch;
 mod paths;
+mod prepare;
 mod proc;
+mod repro;
+mod run;
 mod setup;
 mod source;
 mod tools;
 mod tree;
+mod triage;
 
 use clap::{Parser, Subcommand};
 
@@ -31,6 +38,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Fuzz: installs, builds, boots, fuzzes; a status line a second, a summary, a folder per finding.
+    Fuzz(fuzz::FuzzArgs),
+    /// Run programs and show what each op returned and what the kernel said.
+    Run(run::RunArgs),
+    /// Run a finding afresh: k of n, same bug or another, consoles identical or not.
+    Repro(repro::ReproArgs),
+    /// Judge console or dmesg logs.
+    Triage(triage::TriageArgs),
     /// Say what is missing or slow on this machine, and the mend.
     Doctor(doctor::Args),
     /// Install what is missing.
@@ -48,6 +63,10 @@ fn main() -> std::process::ExitCode {
 
 fn dispatch(command: Command) -> Outcome {
     match command {
+        Command::Fuzz(args) => fuzz::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Repro(args) => repro::run(&args),
+        Command::Triage(args) => triage::run(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Setup(args) => setup::run(args),
         Command::Kernel(args) => kernel::run(args),

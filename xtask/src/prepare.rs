@@ -149,7 +149,9 @@ pub fn execution(cache: &Cache, engine: Engine, accel: AccelChoice) -> Result<Ex
     if engine == Engine::Det {
         return Ok(Execution::Deterministic);
     }
-    let accel = accel::choose(cache, accel)?;
+    let answer = accel::choose(cache, accel)?;
+    eprintln!("acceleration: {}", answer.explanation);
+    let accel = answer.accel;
     Ok(match engine {
         Engine::Par => parallel(accel),
         _ if accel == Accel::Kvm => Execution::Kvm,

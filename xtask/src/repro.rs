@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use fuzz::findings::{self, Stored};
+use ::fuzz::findings::{self, Stored};
 use harness::{
     det::{self, Limits, Snapshot},
     epoch::{EpochEnd, EpochOutcome},
@@ -135,7 +135,7 @@ fn check_snapshot(pool: &Pool, stored: &Stored) -> Result<()> {
 
 fn run_all(pool: &mut Pool, stored: &Stored, args: &ReproArgs, deterministic: bool) -> Tally {
     let mut tally = Tally { n_runs: args.times, ..Tally::default() };
-    let mut consoles = std::collections::BTreeSet::new();
+    let mut consoles = std::collections::HashSet::new();
     // A parallel guest must be fresh for each run, so there each run has a pool turn of its own.
     for _ in 0..args.times {
         pool.submit(stored.epoch());

@@ -11,10 +11,8 @@ use anyhow::Context;
 use harness::oracle::{self, Report};
 use serde::Serialize;
 
-/// Exit code when no log holds a crash.
-pub const EXIT_PASS: u8 = 0;
-/// Exit code when one does.
-pub const EXIT_FINDING: u8 = 2;
+use crate::exit::{Exit, Outcome};
+
 
 /// Says what the kernel complained about in console logs.
 #[derive(clap::Args, Debug)]
@@ -52,14 +50,14 @@ struct Verdict<'a> {
 /// # Errors
 ///
 /// When a log cannot be read or standard output cannot be written.
-pub fn run(args: &TriageArgs) -> anyhow::Result<u8> {
+pub fn run(args: &TriageArgs) -> Outcome {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let mut exit = EXIT_PASS;
+    let mut exit = Exit::Pass;
     for path in &args.logs {
         let console = read(path)?;
         let reports = oracle::judge(&console);
         if !reports.is_empty() {
-            exit = EXIT_FINDING;
+            exit = Exit::Finding;
         }
         if args.json {
             serde_json::to_writer(&mut out, &verdict(path, &reports))?;

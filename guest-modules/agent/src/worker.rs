@@ -8,7 +8,7 @@ use std::{
 
 use abi::{
     layout::{IoctlOp, MEMCG_ROOT, Op, ioc, kind},
-    program::decode,
+    program::{WireThread, decode},
     shm::Header,
 };
 use nix::{
@@ -84,27 +84,42 @@ impl Worker {
 fn serve(thread: usize, world: World<'_>, mut commands: File, mut done: File) -> io::Result<()> {
     let kcov = Kcov::enable().ok();
     let mut map = EdgeMap::new();
+    let mut pinned_to = None;
     loop {
         let mut command = [0; 8];
         commands.read_exact(&mut command)?;
         let word = |i: usize| u32::from_le_bytes([command[i], command[i + 1], command[i + 2], command[i + 3]]);
         let program = world.shm.read_bytes(word(0) as usize, word(4) as usize);
-        run_thread(thread, world, &program, kcov.as_ref(), &mut map);
+        // The agent has decoded the program already.
+        let Some(wire) = decode(&program).ok().and_then(|(_, threads)| threads.get(thread).copied().flatten()) else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        let cpu = usize::from(wire.cpu) % world.n_cpus;
+        // Moving a task costs as much as several ops, staying nothing.
+        if pinned_to.replace(cpu) != Some(cpu) {
+            pin(cpu)?;
+        }
+        run_thread(thread, world, &wire, kcov.as_ref(), &mut map);
         world.control.set_cover(thread, map.drain());
         done.write_all(&[1])?;
     }
 }
 
-fn run_thread(thread: usize, world: World<'_>, program: &[u8], kcov: Option<&Kcov>, map: &mut EdgeMap) {
-    // The agent has decoded the program already.
-    let Ok((_, threads)) = decode(program) else { return };
-    let Some(Some(wire)) = threads.get(thread) else { return };
+fn pin(cpu: usize) -> io::Result<()> {
     let mut cpus = CpuSet::new();
-    let pinned = cpus.set(usize::from(wire.cpu) % world.n_cpus).and_then(|()| sched_setaffinity(Pid::from_raw(0), &cpus));
-    if pinned.is_err() {
-        crate::log::failure("cannot pin a worker");
-    }
+    cpus.set(cpu)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &cpus)?)
+}
+
+fn run_thread(
+    thread: usize,
+    world: World<'_>,
+    wire: &WireThread<'_>,
+    kcov: Option<&Kcov>,
+    map: &mut EdgeMap,
+) {
     world.control.start_line();
+    let mut moved = false;
     for (op_idx, op) in wire.ops().enumerate() {
         world.shm.write(THREAD_OP + 4 * thread, op_idx as u32 + 1);
         world.control.set_op_started(thread, sys::now_ns());
@@ -117,10 +132,13 @@ fn run_thread(thread: usize, world: World<'_>, program: &[u8], kcov: Option<&Kco
         }
         map.note_result(&op, result);
         world.control.set_result(thread, op_idx, result);
+        moved |= op.kind == kind::MEMCG_ENTER;
     }
     world.control.set_op_started(thread, 0);
     world.shm.write(THREAD_OP + 4 * thread, 0u32);
-    let _ = user_ops::enter(MEMCG_ROOT);
+    if moved {
+        let _ = user_ops::enter(MEMCG_ROOT);
+    }
 }
 
 fn run_op(op: &Op, world: World<'_>) -> i32 {
