@@ -63,15 +63,18 @@ pub fn debian(cache: &Cache, spec: &SourceSpec) -> Result<Source> {
 /// When it is no kernel source, or cannot be read.
 pub fn folder(dir: &Path, index: Option<&Listing>) -> Result<Source> {
     let dir = dir.canonicalize().map_err(|error| usage!("--linux {}: {error}", dir.display()))?;
-    let is_kernel =
-        ["Kbuild", "Kconfig", "MAINTAINERS", "mm/shrinker.c"].iter().all(|file| dir.join(file).is_file());
-    if !is_kernel {
+    const FILES: [&str; 4] = ["Kbuild", "Kconfig", "Makefile", "mm/shrinker.c"];
+    if !FILES.iter().all(|file| dir.join(file).is_file()) {
         return Err(usage!("--linux {}: not the top of a kernel source with mm/shrinker.c", dir.display()));
     }
     if index.is_none() {
         eprintln!("reading {} (the first time all of it, later only what changed)", dir.display());
     }
     let mut listing = tree::list(&dir)?;
+    // Debian's own archives carry a .gitignore that ignores everything.
+    if let Some(file) = FILES.iter().find(|file| !listing.contains_key(Path::new(file))) {
+        return Err(usage!("--linux {}: git ignores {file} there, and with it the kernel", dir.display()));
+    }
     tree::hash(&dir, &mut listing, index)?;
     Ok(Source { id: tree::id(&listing), dir, listing: Some(listing) })
 }
@@ -169,6 +172,22 @@ mod tests {
         let pinned = unpacked(sources.path(), &spec(Some("6.12.2-1"))).unwrap();
         assert_eq!(pinned.id, "linux-source-6.12_6.12.2-1");
         assert!(unpacked(sources.path(), &spec(Some("6.12.1-1"))).is_none());
+    }
+
+    #[test]
+    fn a_repository_that_ignores_its_files_is_not_an_empty_kernel() {
+        let dir = tempfile::tempdir().unwrap();
+        make_dir(&dir.path().join("mm")).unwrap();
+        for file in ["Kbuild", "Kconfig", "Makefile", "mm/shrinker.c"] {
+            fs::write(dir.path().join(file), "").unwrap();
+        }
+        assert_eq!(folder(dir.path(), None).unwrap().listing.unwrap().len(), 4);
+        let shell = proc::shell().unwrap();
+        let path = dir.path();
+        proc::read(cmd!(shell, "git init --quiet {path}")).unwrap();
+        assert_eq!(folder(dir.path(), None).unwrap().listing.unwrap().len(), 4);
+        fs::write(dir.path().join(".gitignore"), "/*\n").unwrap();
+        assert!(folder(dir.path(), None).unwrap_err().to_string().contains("git ignores"));
     }
 
     #[test]
