@@ -54,7 +54,7 @@ fn write_reproduce(out: &mut String, evidence: &Evidence, folder: &Path) -> std:
     match (evidence.record.reduced_from, evidence.record.confirmed) {
         (Some(n_found), _) => writeln!(
             out,
-            "Found in a batch of {n_found}; {n_programs} of them, run by themselves, showed the same title and are kept.\n"
+            "Found in a batch of {n_found}. Kept of it: {n_programs}, enough to show the same title when run alone.\n"
         ),
         (None, true) => {
             writeln!(out, "The whole batch, {n_programs} long, showed the same title when run again.\n")
