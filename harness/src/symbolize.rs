@@ -69,6 +69,9 @@ pub enum SymbolizeError {
     },
 }
 
+/// Path components shown of a source outside of the kernel's tree.
+const OUTSIDE_PARTS: usize = 2;
+
 type Reader = EndianSlice<'static, RunTimeEndian>;
 
 /// A kernel image and modules, ready for look-ups. Files stay mapped until the process ends, so that what is read
@@ -122,11 +125,17 @@ impl Symbolizer {
             .collect()
     }
 
+    /// Leaves out where on the building machine things were: the kernel's tree, Rust's library, a module's folder.
     fn shorten(&self, mut position: SourceFrame) -> SourceFrame {
         let file = normal(&position.file);
-        position.file = match file.strip_prefix(&self.root) {
-            Some(below) if !self.root.is_empty() => below.to_string(),
-            _ => file,
+        let in_kernel = file.strip_prefix(&self.root).filter(|_| !self.root.is_empty());
+        position.file = if let Some(below) = in_kernel {
+            below.to_string()
+        } else if let Some((_, below)) = file.split_once("/library/") {
+            format!("library/{below}")
+        } else {
+            let parts: Vec<&str> = file.split('/').collect();
+            parts[parts.len().saturating_sub(OUTSIDE_PARTS)..].join("/")
         };
         position
     }
@@ -221,13 +230,21 @@ fn annotate_line(line: &str, symbolizer: &Symbolizer, out: &mut String) {
         out.push_str(line);
         return;
     };
-    if place.is_stack {
+    // A guess off the stack is not worth the lines.
+    if place.is_stack && place.frame.reliable {
         for position in inlined {
             let SourceFrame { function, file, line, .. } = position;
             out.push_str(&format!("{}{function} {file}:{line} [inline]\n", &text[..place.start]));
         }
     }
-    out.push_str(&text[..place.end]);
+    // Mangled names are for machines.
+    out.push_str(&text[..place.start]);
+    out.push_str(if place.frame.symbol.starts_with("_R") {
+        &place.frame.function
+    } else {
+        &place.frame.symbol
+    });
+    out.push_str(&text[place.start + place.frame.symbol.len()..place.end]);
     out.push_str(&format!(" {}:{}", outermost.file, outermost.line));
     out.push_str(&text[place.end..]);
     out.push_str(&line[text.len()..]);

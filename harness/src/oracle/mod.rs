@@ -4,7 +4,7 @@
 //!
 //! In data-flow order: `lines` cuts the console into lines and strips what printk puts before each, `rules` is the
 //! table of what the first line of a report looks like, `segment` says which lines belong to which report, `stacks`
-//! reads the stacks in it, `blame` picks the function (leaving out what `skip` lists), `verdict` puts a report together.
+//! reads the stacks in it, `blame` picks the function (`functions` lists what is never to blame), `verdict` puts a report together.
 //!
 //! Titles and types follow public kernel fuzzing dashboards, so that a finding can be looked up there.
 //!
@@ -12,12 +12,14 @@
 //! single lines of bounded length only, and a line belongs to at most one report.
 
 mod blame;
+mod functions;
 mod kind;
 mod lines;
 mod rules;
 mod segment;
-mod skip;
 mod stacks;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
 pub(crate) use stacks::{place_in_line, readable};

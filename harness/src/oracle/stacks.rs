@@ -70,8 +70,7 @@ struct Reader {
 impl Reader {
     fn line(&mut self, body: &str) {
         if self.caller.is_some() && !body.contains(" from ") && !is_exception_dump(body) {
-            let outermost = self.caller.take();
-            outermost.into_iter().for_each(|frame| self.push(frame));
+            self.outermost();
         }
         if let Some(frame) = stuck_frame(body) {
             if self.stacks.last().is_none_or(|stack| stack.kind != StackKind::Stuck) {
@@ -98,7 +97,8 @@ impl Reader {
             self.past = begins_past(body);
             self.pid = task_pid(body);
         } else if self.open {
-            self.foreign += 1;
+            // A heading waits for its frames however long others talk in between.
+            self.foreign += usize::from(self.stacks.last().is_some_and(|stack| !stack.frames.is_empty()));
             self.open = self.foreign <= FOREIGN_LINES_MAX;
         }
     }
@@ -132,9 +132,16 @@ impl Reader {
         }
     }
 
+    /// An arm stack is over: its outermost function was named as a caller only.
+    fn outermost(&mut self) {
+        if let Some(frame) = self.caller.take() {
+            self.push(frame);
+            self.open = false;
+        }
+    }
+
     fn flush_fault(&mut self) {
-        let outermost = self.caller.take();
-        outermost.into_iter().for_each(|frame| self.push(frame));
+        self.outermost();
         if let Some(frame) = self.fault.take() {
             self.stacks.push(Stack {
                 kind: StackKind::Fault,
@@ -165,8 +172,6 @@ fn heading(body: &str) -> Option<StackKind> {
         "last potentially related work creation",
         "second to last potentially related work creation",
         "uninit was ",
-        "info: allocated in",
-        "info: freed in",
         "preemption disabled at:",
         "last function:",
         "-> #",
@@ -180,7 +185,9 @@ fn heading(body: &str) -> Option<StackKind> {
         return None;
     }
     let lower = body.to_ascii_lowercase();
-    if TRACE.iter().any(|heading| lower.starts_with(heading)) {
+    // KCSAN heads each of two accesses: `write to 0x.. of 4 bytes by task 101 on cpu 0:`.
+    let access = (lower.starts_with("read ") || lower.starts_with("write ")) && lower.contains(" bytes by ");
+    if access || TRACE.iter().any(|heading| lower.starts_with(heading)) {
         Some(StackKind::Trace)
     } else if (lower.contains("which became ") && lower.ends_with("-safe at:"))
         || (lower.contains("trying to release lock") && lower.ends_with(" at:"))
@@ -188,9 +195,12 @@ fn heading(body: &str) -> Option<StackKind> {
         Some(StackKind::LockHistory)
     } else if HISTORY.iter().any(|heading| lower.starts_with(heading))
         || lower.contains("] allocated by task")
+        || lower.starts_with("info: allocated in")
+        || lower.starts_with("info: freed in")
         || lower == "allocated:"
         || lower == "freed:"
         || lower.contains("which became ")
+        || lower.ends_with("state was registered at:")
     {
         Some(StackKind::History)
     } else {
@@ -219,6 +229,7 @@ fn ends_stack(body: &str) -> bool {
         "softirqs last",
         "task:",
         "CPU: ",
+        "RIP: 0033:",
         "unreferenced object",
         "page last allocated",
         "page last free",
@@ -237,9 +248,9 @@ fn begins_past(body: &str) -> bool {
 
 static REGISTER: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(concat!(
-        r"^(?:RIP: (?:[0-9a-f]{4}:)?|EIP: (?:[0-9a-f]{4}:)?|PC is at |pc : |epc : |NIP |Code: Bad RIP )",
+        r"^(?:RIP: (?:[0-9a-f]{4}:)?|EIP: (?:[0-9a-f]{4}:)?|EIP is at |PC is at |pc : |epc *: (?:[0-9a-f]{8,16} )?|NIP |Krnl PSW : [0-9a-f]+ [0-9a-f]+ \()",
         r"(?:\[<?[0-9a-f]+>?\] *)*",
-        r"([A-Za-z_][\w.$]*)(?:\+0x([0-9a-f]+)/0x([0-9a-f]+))(?: \[([\w-]+)[^\]]*\])?",
+        r"([A-Za-z_](?:[\w.$]|::)*)(?:\+0x([0-9a-f]+)/0x([0-9a-f]+))(?: \[([\w-]+)[^\]]*\])?",
     ))
     .expect("a constant")
 });
@@ -247,7 +258,7 @@ static REGISTER: LazyLock<Regex> = LazyLock::new(|| {
 /// The frame a register points at; the user-mode ones are left out, they carry no name.
 fn register_frame(body: &str) -> Option<Frame> {
     let body = body.trim_start();
-    if !body.starts_with(['R', 'E', 'P', 'p', 'e', 'N']) {
+    if !body.starts_with(['R', 'E', 'P', 'p', 'e', 'N', 'K']) {
         return None;
     }
     let hit = REGISTER.captures(body)?;
@@ -258,7 +269,7 @@ static FRAME: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(concat!(
         r"^\s*(?:\(null\)|(?:\[<?[0-9a-f]+>?\]\s*)*)",
         r"(\? )?(?:\[<[0-9a-f]+>\]\s*)?",
-        r"([A-Za-z_][\w.$]*)(?:\+0x([0-9a-f]+)/0x([0-9a-f]+))(?: \[([\w-]+)[^\]]*\])?",
+        r"([A-Za-z_](?:[\w.$]|::)*)(?:\+0x([0-9a-f]+)/0x([0-9a-f]+))(?: \[([\w-]+)[^\]]*\])?",
     ))
     .expect("a constant")
 });
@@ -293,10 +304,12 @@ fn arm_caller(body: &str) -> Option<Frame> {
         .and_then(|hit| Some(frame(hit.get(2)?.as_str(), hit.get(3), hit.get(4), hit.get(5), true)))
 }
 
-/// `Exception stack(0x.. to 0x..)` and its rows of words stand between two lines of an arm stack.
+/// `Exception stack(0x.. to 0x..)`, its rows of words and rows of registers stand between two lines of an arm stack.
 fn is_exception_dump(body: &str) -> bool {
     let body = body.trim_start();
+    let is_registers = |row: &str| row.starts_with('r') && row[1..].bytes().all(|byte| byte.is_ascii_digit());
     body.starts_with("Exception stack")
+        || body.split_once(':').is_some_and(|(row, _)| is_registers(row))
         || body.split_once(": ").is_some_and(|(row, _)| {
             (3..=8).contains(&row.len()) && row.bytes().all(|byte| byte.is_ascii_hexdigit())
         })

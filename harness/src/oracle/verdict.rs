@@ -6,16 +6,15 @@ use std::{collections::BTreeMap, hash::Hasher, sync::LazyLock};
 use regex::{Captures, Regex};
 
 use super::{
-    Frame, Report, blame, kind,
+    Frame, Report, blame, functions, kind,
     lines::Line,
     rules::{self, Blame, Rule},
     segment::Span,
-    skip,
     stacks::{self, Stack, StackKind},
 };
 
 /// Frames that go into the hash.
-const HASH_FRAMES_MAX: usize = 16;
+const HASH_FRAMES_MAX: usize = 8;
 
 /// Names for the title.
 type Words<'a> = BTreeMap<&'a str, String>;
@@ -43,7 +42,7 @@ pub(crate) fn report(lines: &[Line<'_>], span: &Span) -> Report {
     let alt_titles = alt_titles(rule, &title, &mut words, raw.as_deref());
     let first = &lines[span.lines[0]];
     let last = &lines[span.lines[span.lines.len() - 1]];
-    let frames = blame::main_stack(&stacks).map(|stack| stack.frames.clone()).unwrap_or_default();
+    let frames = blame::main_stack(&stacks, blamed).map(|stack| stack.frames.clone()).unwrap_or_default();
     Report {
         kind: kind::of_title(&title).to_string(),
         corrupted: corrupted(rule, &title, plain.as_deref(), &stacks),
@@ -209,10 +208,10 @@ fn corrupted(rule: &Rule, title: &str, frame: Option<&str>, stacks: &[Stack]) ->
     let main = stacks.iter().find(|stack| stack.kind == StackKind::Trace);
     if let Some(main) = main {
         let unwound = &main.frames[main.n_registers..];
-        if unwound.is_empty() {
+        if unwound.is_empty() && rule.blame != Blame::Stall {
             return Some("a stack without frames".to_string());
         }
-        if unwound.iter().all(|frame| !frame.reliable) {
+        if !unwound.is_empty() && unwound.iter().all(|frame| !frame.reliable) {
             return Some("a stack of guesses".to_string());
         }
     }
@@ -222,19 +221,22 @@ fn corrupted(rule: &Rule, title: &str, frame: Option<&str>, stacks: &[Stack]) ->
     (title.contains("[ ")).then(|| "a time stamp in the title".to_string())
 }
 
-/// FNV-1a over the functions that matter: reliable, and neither reporting nor trapping.
+/// FNV-1a over the functions that matter: reliable, not on the skip list, and below the system call. 0: there are none.
 fn stack_hash(frames: &[Frame]) -> u64 {
-    let relevant = frames
-        .iter()
-        .filter(|frame| frame.reliable)
-        .filter(|frame| !skip::is_skipped(&frame.function, &[skip::Group::Reporting, skip::Group::Trap]))
-        .take(HASH_FRAMES_MAX);
+    use functions::Group::{Access, Core, Lock, Memory, Object, Reporting, Trap, Wait};
+    let skipped = [Access, Core, Lock, Memory, Object, Reporting, Trap, Wait];
     let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
-    for frame in relevant {
+    let mut n_frames = 0;
+    for frame in frames.iter().filter(|frame| frame.reliable && !functions::is_in(&frame.function, &skipped))
+    {
+        if functions::is_in(&frame.function, &[functions::Group::Entry]) || n_frames == HASH_FRAMES_MAX {
+            break;
+        }
         hash.write(frame.function.as_bytes());
         hash.write(b"\n");
+        n_frames += 1;
     }
-    hash.finish()
+    if n_frames == 0 { 0 } else { hash.finish() }
 }
 
 struct Fnv(u64);

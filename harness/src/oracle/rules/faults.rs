@@ -1,7 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Faults of the processor, panics, reboots.
 
-use super::{ALL, Blame, COMMON, RULE, Rule};
+use super::{ALL, Blame, COMMON, PREAMBLE_LINES, RULE, Rule};
+
+/// Reports that an `Oops:` or `Internal error:` continues.
+const FAULTS: &[&str] = &[
+    "bug",
+    "list",
+    "usercopy",
+    "null",
+    "paging",
+    "unable",
+    "gpf",
+    "divide",
+    "stack-segment",
+    "stack-guard",
+    "unhandled-fault",
+    "double-fault",
+    "int3",
+    "opcode",
+];
+/// Lines of page tables and the like before it.
+const OOPS_LINES: usize = 30;
 
 /// In order: the first rule that matches a line names the report.
 pub(super) const RULES: &[Rule] = &[
@@ -25,7 +45,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         name: "null",
         head: concat!(
-            r"BUG: unable to handle kernel NULL pointer dereference|BUG: kernel NULL pointer dereference|",
+            r"BUG: unable to handle kernel NULL pointer dereference|BUG: [kK]ernel NULL pointer dereference|",
             r"Unable to handle kernel NULL pointer dereference"
         ),
         title: "BUG: unable to handle kernel NULL pointer dereference in {frame}",
@@ -37,7 +57,7 @@ pub(super) const RULES: &[Rule] = &[
         name: "paging",
         head: concat!(
             r"BUG: unable to handle kernel paging request|BUG: unable to handle page fault|",
-            r"[Uu]nable to handle kernel (?:paging request|access|write|read|execut)"
+            r"[Uu]nable to handle kernel (?:paging request|access|write|read|execut|data access|instruction fetch|pointer dereference)"
         ),
         title: "BUG: unable to handle kernel paging request in {frame}",
         alts: &["bad-access in {frame}"],
@@ -74,7 +94,8 @@ pub(super) const RULES: &[Rule] = &[
         head: r"invalid opcode: \d+",
         title: "invalid opcode in {frame}",
         skip: COMMON,
-        echo_of: &["*"],
+        echo_of: FAULTS,
+        echo_lines: PREAMBLE_LINES,
         ..RULE
     },
     Rule {
@@ -90,7 +111,8 @@ pub(super) const RULES: &[Rule] = &[
         head: r"^Internal error: |^Oops: ",
         title: "kernel oops in {frame}",
         skip: COMMON,
-        echo_of: &["*"],
+        echo_of: FAULTS,
+        echo_lines: OOPS_LINES,
         ..RULE
     },
     // The end of the world.
@@ -142,6 +164,13 @@ pub(super) const RULES: &[Rule] = &[
         ..RULE
     },
     Rule {
+        name: "syzfatal",
+        head: r"^SYZFATAL: (?P<what>.*)",
+        title: "SYZFATAL: {what}",
+        blame: Blame::None,
+        ..RULE
+    },
+    Rule {
         name: "syzfail",
         head: r"^SYZFAIL: (?P<what>.*)",
         title: "SYZFAIL: {what}",
@@ -154,6 +183,16 @@ pub(super) const RULES: &[Rule] = &[
         head: r"^Linux version \d+\.\d+|^Decompressing Linux\.\.\. |^Booting the kernel\.",
         title: "unexpected kernel reboot",
         blame: Blame::None,
+        ..RULE
+    },
+    // Whatever else the kernel calls a bug.
+    Rule {
+        name: "bug-other",
+        head: r"(?:^|: )BUG: (?P<what>[A-Za-z].*?)[.!]?$",
+        title: "BUG: {what}",
+        blame: Blame::Untold,
+        echo_of: &["rss", "slub"],
+        echo_lines: PREAMBLE_LINES,
         ..RULE
     },
 ];

@@ -75,6 +75,21 @@ pub(super) const RULES: &[Rule] = &[
         ..RULE
     },
     Rule {
+        name: "lock-at-exit",
+        head: r"(?P<word>BUG|WARNING): lock held at task exit time",
+        title: "{word}: lock held at task exit time in {frame}",
+        blame: Blame::LockSite,
+        also: &[AT],
+        ..RULE
+    },
+    Rule {
+        name: "lockdep-full",
+        head: r"BUG: (?P<what>MAX_(?:LOCKDEP|STACK_TRACE|LOCK)_\w+) too low",
+        title: "BUG: {what} too low!",
+        blame: Blame::None,
+        ..RULE
+    },
+    Rule {
         name: "locks-held",
         head: r"(?P<word>BUG|WARNING): (?:.*/\d+ )?still has locks held",
         title: "{word}: still has locks held in {frame}",
@@ -91,7 +106,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "locking-bug",
-        head: r"WARNING: (?:CPU: \d+ PID: \d+ at )?kernel/locking/lockdep\.c:\d+ ",
+        head: r"WARNING: (?:CPU: \d+ PID: -?\d+ at )?kernel/locking/lockdep\.c:\d+ ",
         title: "WARNING: locking bug in {frame}",
         skip: LOCKS,
         ..RULE

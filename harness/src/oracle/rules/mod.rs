@@ -12,7 +12,9 @@ use std::sync::LazyLock;
 
 use regex::{Regex, RegexSet};
 
-use super::skip::Group::{self, Access, Construct, Core, Lock, Memory, Object, Reporting, Trap, Wait};
+use super::functions::Group::{
+    self, Access, Construct, Core, Entry, Lock, Memory, Object, Reporting, Trap, Wait,
+};
 
 /// Where the blamed function is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +91,7 @@ const RULE: Rule = Rule {
 const COMMON: &[Group] = &[Reporting, Trap, Access, Memory, Lock, Object, Core];
 const ALL: &[Group] = &[Reporting, Trap, Access, Memory, Lock, Wait, Object, Core];
 const NOTED: &[Group] = &[Reporting, Trap];
-const LOCKS: &[Group] = &[Reporting, Trap, Access, Memory, Lock, Wait];
+const LOCKS: &[Group] = &[Reporting, Trap, Access, Memory, Lock, Wait, Object, Core, Entry];
 const LEAK: &[Group] = &[Reporting, Memory, Construct, Access];
 
 /// Lines between what lib/ says of an object and the BUG or WARNING that it then raises.

@@ -18,7 +18,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "refcount",
-        head: r"^refcount_t: |WARNING: .*\bat lib/refcount\.c:",
+        head: r"^refcount_t: |WARNING: .*\blib/refcount\.c:",
         title: "WARNING: refcount bug in {frame}",
         skip: COMMON,
         echo_of: &["refcount"],
@@ -27,7 +27,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "odebug",
-        head: r"^ODEBUG: |WARNING: .*\bat lib/debugobjects\.c:",
+        head: r"^ODEBUG: .*(?:\(active state|on stack)|WARNING: .*\blib/debugobjects\.c:",
         title: "WARNING: ODEBUG bug in {frame}",
         skip: COMMON,
         echo_of: &["odebug"],
@@ -42,21 +42,36 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "kmalloc",
-        head: r"WARNING: .*\bat mm/slab_common\.c:\d+ kmalloc_slab",
+        head: concat!(
+            r"WARNING: .*\bmm/slab_common\.c:\d+ (?:at )?kmalloc_slab|",
+            r"WARNING: .*\bmm/(?:util|slub)\.c:\d+ (?:at )?(?:__)?kvmalloc_node",
+        ),
         title: "WARNING: kmalloc bug in {frame}",
         skip: COMMON,
         ..RULE
     },
     Rule {
+        name: "kobject",
+        head: r"WARNING: .*\blib/kobject\.c:\d+ ",
+        title: "WARNING: kobject bug in {frame}",
+        ..RULE
+    },
+    Rule {
+        name: "usercopy-warning",
+        head: r"WARNING: .*\bmm/usercopy\.c:\d+ ",
+        title: "WARNING: bad usercopy in {frame}",
+        ..RULE
+    },
+    Rule {
         name: "proc-registration",
-        head: r"WARNING: .*\bat fs/proc/generic\.c:\d+ (?:at )?proc_register",
+        head: r"WARNING: .*\bfs/proc/generic\.c:\d+ (?:at )?proc_register",
         title: "WARNING: proc registration bug in {frame}",
         skip: COMMON,
         ..RULE
     },
     Rule {
         name: "vmalloc",
-        head: r"WARNING: .*\bat mm/vmalloc\.c:\d+ (?:at )?__vmalloc_node_range",
+        head: r"WARNING: .*\bmm/vmalloc\.c:\d+ (?:at )?__vmalloc_node_range",
         title: "WARNING: zero-size vmalloc in {frame}",
         skip: COMMON,
         ..RULE
@@ -81,8 +96,15 @@ pub(super) const RULES: &[Rule] = &[
         ..RULE
     },
     Rule {
+        name: "frame-pointer",
+        head: r"WARNING: kernel stack frame pointer at .* has bad value",
+        title: "WARNING: kernel stack frame pointer has bad value",
+        blame: Blame::None,
+        ..RULE
+    },
+    Rule {
         name: "regs",
-        head: r"WARNING: kernel stack (?:regs|frame pointer) at .* has bad '?(?P<what>\w+)'? value",
+        head: r"WARNING: kernel stack regs at .* has bad '?(?P<what>\w+)'? value",
         title: "WARNING: kernel stack regs has bad '{what}' value",
         blame: Blame::None,
         ..RULE
@@ -116,6 +138,26 @@ pub(super) const RULES: &[Rule] = &[
         name: "bad-page",
         head: r"BUG: Bad page (?P<what>state|cache)",
         title: "BUG: Bad page {what} in {frame}",
+        ..RULE
+    },
+    Rule {
+        name: "pgtables",
+        head: r"BUG: non-zero (?P<what>\w+) on freeing mm: (?P<n>-?\d+)",
+        title: "BUG: non-zero {what} on freeing mm: {n}",
+        blame: Blame::None,
+        ..RULE
+    },
+    Rule {
+        name: "page-poison",
+        head: r"pagealloc: (?P<what>memory corruption|single bit error)",
+        title: "pagealloc: {what} in {frame}",
+        ..RULE
+    },
+    Rule {
+        name: "netdevice",
+        head: r"unregister_netdevice: waiting for \S+ to become free",
+        title: "unregister_netdevice: waiting for DEV to become free",
+        blame: Blame::None,
         ..RULE
     },
     Rule {

@@ -10,7 +10,7 @@ pub(super) const RULES: &[Rule] = &[
         name: "kasan-free",
         head: concat!(r"BUG: KASAN: (?:double-free or invalid-free|invalid-free|double-free) in ", func!()),
         title: "KASAN: invalid-free in {frame}",
-        alts: &["invalid-free in {frame}"],
+        alts: &["KASAN: double-free in {frame}", "invalid-free in {frame}"],
         ..RULE
     },
     Rule {
