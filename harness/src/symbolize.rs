@@ -372,3 +372,105 @@ fn normal(path: &str) -> String {
     }
     parts.join("/")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// A kernel image stands in no repository; this program is an ELF image with debug information, too.
+    fn ourselves() -> Symbolizer {
+        Symbolizer::new(&std::env::current_exe().expect("a running program"), &[])
+            .expect("readable debug information")
+    }
+
+    #[inline(never)]
+    fn a_function_to_be_found(seed: u64) -> u64 {
+        std::hint::black_box(seed.rotate_left(7)) ^ 0x5eed
+    }
+
+    fn symbol(symbolizer: &Symbolizer, object: &str, name: &str) -> String {
+        let symbols = &symbolizer.objects[object].symbols;
+        let mut found = symbols.keys().filter(|symbol| oracle::readable(symbol).ends_with(name));
+        found.next().unwrap_or_else(|| panic!("no symbol {name}")).to_string()
+    }
+
+    #[test]
+    fn a_function_of_a_linked_image_has_file_and_line() {
+        std::hint::black_box(a_function_to_be_found(1));
+        let symbolizer = ourselves();
+        let symbol = symbol(&symbolizer, "", "a_function_to_be_found");
+        let frame = Frame { symbol, offset: 1, reliable: true, ..Frame::default() };
+        let positions = symbolizer.symbolize(&frame);
+        let outermost = positions.last().expect("a position");
+        assert_eq!((outermost.file.as_str(), outermost.inlined), ("src/symbolize.rs", false));
+        assert!(outermost.function.ends_with("a_function_to_be_found"), "{}", outermost.function);
+        assert!(outermost.line > 300, "{}", outermost.line);
+    }
+
+    #[test]
+    fn nothing_is_said_of_what_is_not_there() {
+        let symbolizer = ourselves();
+        for (symbol, module, offset) in
+            [("no_such_function", None, 1), ("main", Some("no_such_module"), 1), ("main", None, 1 << 40)]
+        {
+            let (symbol, module) = (symbol.to_string(), module.map(str::to_string));
+            assert_eq!(symbolizer.symbolize(&Frame { symbol, module, offset, ..Frame::default() }), []);
+        }
+        let text = "[    1.0][ T1] nothing to add here\n no_such_function+0x1/0x2\r\nand no line break";
+        assert_eq!(annotate(text, &symbolizer), text);
+    }
+
+    #[test]
+    fn a_relocatable_object_is_relocated() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let source = folder.path().join("thing.rs");
+        let object = folder.path().join("thing.ko");
+        // The second function is in another section and inlines the first, which takes both kinds of relocation.
+        let text = "#[inline(always)]\nfn inner(x: &mut u64) {\n    *x = x.wrapping_mul(7);\n}\n\
+                    pub extern \"C\" fn first(x: &mut u64) {\n    *x += 1;\n}\n\
+                    pub extern \"C\" fn second(x: &mut u64) {\n    inner(x);\n}\n";
+        std::fs::write(&source, text).expect("a writable folder");
+        let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+        let status = Command::new(rustc)
+            .args([
+                "--crate-type=lib",
+                "--emit=obj",
+                "-g",
+                "-Copt-level=1",
+                "-Cpanic=abort",
+                "--edition=2024",
+                "-o",
+            ])
+            .args([&object, &source])
+            .status();
+        assert!(status.expect("a compiler").success());
+        let symbolizer = Symbolizer::new(&std::env::current_exe().expect("a running program"), &[object])
+            .expect("objects");
+        let symbol = symbol(&symbolizer, "thing", "second");
+        let line = format!("[    1.000000][   T1]  {symbol}+0x1/0x10 [thing]\n");
+        let annotated = annotate(&line, &symbolizer);
+        let expected = "[    1.000000][   T1]  thing::inner /thing.rs:3 [inline]\n\
+                        [    1.000000][   T1]  thing::second+0x1/0x10 [thing] /thing.rs:9\n";
+        let folder_name = folder.path().file_name().expect("a name").to_string_lossy().into_owned();
+        assert_eq!(annotated.replace(&folder_name, ""), expected);
+    }
+
+    #[test]
+    fn files_that_are_no_images_are_refused_by_name() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let text = folder.path().join("vmlinux");
+        std::fs::write(&text, "no image").expect("a writable folder");
+        let error = Symbolizer::new(&text, &[]).err().expect("an error").to_string();
+        assert!(error.contains("vmlinux: "), "{error}");
+        let error = Symbolizer::new(&folder.path().join("missing"), &[]).err().expect("an error").to_string();
+        assert!(error.contains("missing: "), "{error}");
+    }
+
+    #[test]
+    fn paths_are_made_plain() {
+        assert_eq!(normal("/a/b/./c/../d.c"), "/a/b/d.c");
+        assert_eq!(normal("../../x.c"), "../../x.c");
+    }
+}

@@ -8,11 +8,13 @@ use std::{
 };
 
 use anyhow::Context;
-use harness::oracle::{self, Report};
+use harness::{
+    oracle::{self, Report},
+    symbolize::{self, Symbolizer},
+};
 use serde::Serialize;
 
 use crate::exit::{Exit, Outcome};
-
 
 /// Says what the kernel complained about in console logs.
 #[derive(clap::Args, Debug)]
@@ -43,27 +45,36 @@ struct Verdict<'a> {
     frame: Option<&'a str>,
     corrupted: bool,
     reports: &'a [Report],
+    /// The first report's text with source lines, when there is an image to take them from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<&'a str>,
 }
 
 /// Judges every log; the exit code tells whether any holds a crash.
 ///
 /// # Errors
 ///
-/// When a log cannot be read or standard output cannot be written.
+/// When a log or the image cannot be read, or standard output cannot be written.
 pub fn run(args: &TriageArgs) -> Outcome {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let mut exit = Exit::Pass;
+    let symbolizer =
+        args.vmlinux.as_ref().map(|vmlinux| Symbolizer::new(vmlinux, &args.module)).transpose()?;
     for path in &args.logs {
         let console = read(path)?;
         let reports = oracle::judge(&console);
         if !reports.is_empty() {
             exit = Exit::Finding;
         }
+        let source = symbolizer.as_ref().zip(reports.first()).map(|(symbolizer, cause)| {
+            symbolize::annotate(&String::from_utf8_lossy(&console[cause.start..cause.end]), symbolizer)
+        });
         if args.json {
-            serde_json::to_writer(&mut out, &verdict(path, &reports))?;
+            serde_json::to_writer(&mut out, &verdict(path, &reports, source.as_deref()))?;
             writeln!(out)?;
         } else {
             print(&mut out, path, &reports)?;
+            out.write_all(source.unwrap_or_default().as_bytes())?;
         }
     }
     out.flush()?;
@@ -79,7 +90,7 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("reading {}", path.display()))
 }
 
-fn verdict<'a>(path: &'a Path, reports: &'a [Report]) -> Verdict<'a> {
+fn verdict<'a>(path: &'a Path, reports: &'a [Report], source: Option<&'a str>) -> Verdict<'a> {
     let cause = reports.first();
     Verdict {
         file: path,
@@ -90,6 +101,7 @@ fn verdict<'a>(path: &'a Path, reports: &'a [Report]) -> Verdict<'a> {
         frame: cause.and_then(|report| report.frame.as_deref()),
         corrupted: cause.is_some_and(|report| report.corrupted.is_some()),
         reports,
+        source,
     }
 }
 
