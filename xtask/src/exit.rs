@@ -23,6 +23,10 @@ pub enum Exit {
     /// The kernel under test misbehaved.
     Finding = 2,
     /// Everything was skipped.
+    #[expect(
+        dead_code,
+        reason = "part of the documented set; scenarios, which can be skipped, are not there yet"
+    )]
     Skipped = 4,
     /// The machine is at fault: no QEMU, build broke, disk full.
     Infra = 69,

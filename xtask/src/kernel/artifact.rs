@@ -84,18 +84,12 @@ pub struct Kernel {
     pub dir: PathBuf,
     /// Its key.
     pub key: String,
-    /// The instance it was built for.
-    pub instance: Instance,
     /// What `uname -r` says in it.
     pub release: String,
     /// The image to boot.
     pub bzimage: PathBuf,
     /// The image with symbols.
     pub vmlinux: PathBuf,
-    /// The source as built; with [`Kernel::prepare_for_modules`] only.
-    pub build_src: PathBuf,
-    /// The build's output folder; with [`Kernel::prepare_for_modules`] only.
-    pub build_out: PathBuf,
     /// All that is known of it.
     pub manifest: Manifest,
 }
@@ -106,20 +100,16 @@ pub fn place(cache: &Cache, instance: &str, key: &str) -> Result<PathBuf> {
 }
 
 /// The kernel in a folder; `None` when the folder does not exist, is not finished, or is of another format.
-pub fn load(cache: &Cache, dir: &Path) -> Option<Kernel> {
+pub fn load(dir: &Path) -> Option<Kernel> {
     let bytes = fs::read(dir.join("manifest.json")).ok()?;
     let manifest: Manifest = serde_json::from_slice(&bytes).ok()?;
-    let slot = cache.root().join("build").join(&manifest.slot);
     let is_ours = manifest.recipe.format == FORMAT && manifest.key == manifest.recipe.key();
     is_ours.then(|| Kernel {
         dir: dir.to_path_buf(),
         key: manifest.key.clone(),
-        instance: manifest.instance.clone(),
         release: manifest.release.clone(),
         bzimage: dir.join("bzImage"),
         vmlinux: dir.join("vmlinux"),
-        build_src: slot.join("src"),
-        build_out: slot.join("out"),
         manifest,
     })
 }
@@ -139,7 +129,7 @@ pub fn store(cache: &Cache, out: &Path, manifest: Manifest) -> Result<Kernel> {
     }
     let bytes = serde_json::to_vec_pretty(&manifest).context("cannot encode the manifest")?;
     write_whole(&dir.join("manifest.json"), &bytes)?;
-    load(cache, &dir).context("the kernel just stored cannot be loaded")
+    load(&dir).context("the kernel just stored cannot be loaded")
 }
 
 #[cfg(test)]
@@ -210,12 +200,12 @@ mod tests {
         // The third file is missing: the store is interrupted in the middle.
         assert!(store(&cache, &out, manifest()).is_err());
         let dir = place(&cache, "a", &manifest().key).unwrap();
-        assert!(dir.join("bzImage").is_file() && load(&cache, &dir).is_none());
+        assert!(dir.join("bzImage").is_file() && load(&dir).is_none());
 
         fs::write(out.join(".config"), "CONFIG_A=y\n").unwrap();
         let kernel = store(&cache, &out, manifest()).unwrap();
         assert_eq!((kernel.dir.clone(), kernel.release.as_str()), (dir.clone(), "6.12.117"));
         fs::write(dir.join("manifest.json"), "{").unwrap();
-        assert!(load(&cache, &dir).is_none(), "truncated");
+        assert!(load(&dir).is_none(), "truncated");
     }
 }

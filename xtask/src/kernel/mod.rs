@@ -116,13 +116,13 @@ pub fn build(cache: &Cache, request: &BuildRequest<'_>) -> Result<Kernel> {
     };
     let key = recipe.key();
     let place = artifact::place(cache, &instance.name, &key)?;
-    if let Some(kernel) = artifact::load(cache, &place) {
-        return Ok(with_instance(kernel, instance));
+    if let Some(kernel) = artifact::load(&place) {
+        return Ok(kernel);
     }
     let lock = slot.lock()?;
     // Whoever had the lock may have built it.
-    if let Some(kernel) = artifact::load(cache, &place) {
-        return Ok(with_instance(kernel, instance));
+    if let Some(kernel) = artifact::load(&place) {
+        return Ok(kernel);
     }
     let started = Instant::now();
     eprintln!("building kernel {} ({}; log: {})", instance.name, source.id, slot.log().display());
@@ -139,11 +139,6 @@ pub fn build(cache: &Cache, request: &BuildRequest<'_>) -> Result<Kernel> {
         build_seconds: started.elapsed().as_secs(),
     };
     artifact::store(cache, &slot.out(), manifest)
-}
-
-/// What is not in the key (memory, boot arguments) is as the matrix says now, not as it was at the build.
-fn with_instance(kernel: Kernel, instance: &Instance) -> Kernel {
-    Kernel { instance: instance.clone(), ..kernel }
 }
 
 fn load_patches(instance: &Instance, more: &[PathBuf]) -> Result<Vec<Patch>> {
