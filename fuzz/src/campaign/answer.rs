@@ -115,10 +115,10 @@ impl Campaign<'_> {
             }
         }
         match outcome.end {
-            EpochEnd::Done => self.pace.learn(outcome.in_guest, n_finished),
-            // It spent its time on dying, which says nothing of programs.
+            // A scan for leaks takes longer than the programs before it, an end by a complaint as long as dying takes.
+            EpochEnd::Done if !job.leak_scan => self.pace.learn(outcome.in_guest, n_finished),
             EpochEnd::Kernel | EpochEnd::Deadline => self.pace.died(n_finished),
-            EpochEnd::Lost(_) | EpochEnd::Harness(_) | EpochEnd::Machine(_) => {}
+            EpochEnd::Done | EpochEnd::Lost(_) | EpochEnd::Harness(_) | EpochEnd::Machine(_) => {}
         }
         Ok(())
     }
