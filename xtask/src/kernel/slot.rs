@@ -165,7 +165,8 @@ impl Slot {
         };
         let n_steps = make::run(&make, &["bzImage", "modules"], lock, &self.log(), &show)?;
         if is_first {
-            self.write("steps.json", &n_steps)?;
+            // A first build that was interrupted and continued has fewer steps than a whole one.
+            self.write("steps.json", &n_steps.max(self.read("steps.json").unwrap_or(0)))?;
         }
         self.write("stamp.json", &Stamp { key: target.key.to_string() })
     }
