@@ -42,7 +42,8 @@ pub struct Op {
 
 /// Op kinds. Kinds below [`kind::USER_FIRST`] are executed by the kernel module, the others by the agent.
 pub mod kind {
-    /// `shrinker_alloc()`: `a` = flags ([`super::alloc_flag`]), `b` = name seed.
+    /// `shrinker_alloc()`: `a` = flags ([`super::alloc_flag`]), `b` = name seed, `0..8`. The name begins with
+    /// `st<slot>-`, and so does the debugfs entry (which a name with a slash has not).
     pub const ALLOC: u8 = 1;
     /// Set `shrinker->seeks` to `a` before registration.
     pub const SET_SEEKS: u8 = 2;
@@ -61,9 +62,9 @@ pub mod kind {
     /// As [`SET_COUNT`], for `scan_objects`.
     pub const SET_SCAN: u8 = 9;
     /// Allocate an item with `kmem_cache_alloc_lru()` and add it to the slot's `list_lru`; `a` = how
-    /// ([`super::lru_mode`]), `b` = number of items.
+    /// ([`super::lru_mode`]), `b` = number of items. An lru holds 64; by memcg, they go to node `nid`.
     pub const LRU_ADD: u8 = 10;
-    /// `list_lru_del_obj()` and free `a` items of the slot.
+    /// Free `a` items of the slot: `list_lru_del_obj()` for those added by obj, then walks for those added by memcg.
     pub const LRU_DEL: u8 = 11;
     /// `list_lru_walk_node()` on node `nid`, isolating at most `a` items.
     pub const LRU_WALK: u8 = 12;
