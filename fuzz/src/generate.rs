@@ -132,7 +132,7 @@ impl Swarm {
         kinds.push(kind::ALLOC);
         some_of(rand, SHAPE, 1, &mut kinds);
         kinds.push(kind::REGISTER);
-        some_of(rand, BEHAVE, 1, &mut kinds);
+        some_of(rand, BEHAVE, 2, &mut kinds);
         kinds.push(pick(rand, FILL));
         some_of(rand, FILL, 2, &mut kinds);
         kinds.push(pick(rand, shrink));
@@ -155,7 +155,7 @@ impl Swarm {
         out
     }
 
-    fn thread(&self, rand: &mut StdRand, vcpus: u8) -> Thread {
+    fn thread(&self, rand: &mut StdRand, n_cpus: u8) -> Thread {
         // Short threads are more.
         let n_ops = rand.between(2, GENERATED_OPS_MAX).min(rand.between(2, GENERATED_OPS_MAX));
         let mut ops = Vec::new();
@@ -167,7 +167,7 @@ impl Swarm {
             }
         }
         ops.truncate(GENERATED_OPS_MAX);
-        Thread { cpu: rand.below_or_zero(vcpus.into()) as u8, ops }
+        Thread { cpu: rand.below_or_zero(n_cpus.into()) as u8, ops }
     }
 }
 
@@ -175,7 +175,9 @@ impl Swarm {
 pub fn program(rand: &mut StdRand, schedules: &[Schedule]) -> Program {
     let swarm = Swarm::draw(rand);
     let schedule = schedules[rand.below_or_zero(schedules.len())];
-    let threads = (0..rand.between(1, N_THREADS)).map(|_| swarm.thread(rand, schedule.vcpus)).collect();
+    // On one CPU a wake-up preempts the waker; on several, threads truly run side by side. Different races.
+    let n_cpus = if rand.coinflip(0.3) { 1 } else { schedule.vcpus };
+    let threads = (0..rand.between(1, N_THREADS)).map(|_| swarm.thread(rand, n_cpus)).collect();
     let mut program = Program { schedule, threads };
     if program.threads.len() > 1 && rand.coinflip(MEET_PROB) {
         let barrier = Op { kind: kind::BARRIER, a: rand.below_or_zero(N_BARRIERS) as u32, ..Op::default() };
