@@ -239,7 +239,7 @@ fn annotate_line(line: &str, symbolizer: &Symbolizer, out: &mut String) {
     }
     // Mangled names are for machines.
     out.push_str(&text[..place.start]);
-    out.push_str(if place.frame.symbol.starts_with("_R") {
+    out.push_str(if place.frame.function.contains("::") {
         &place.frame.function
     } else {
         &place.frame.symbol
