@@ -18,7 +18,7 @@ use ::fuzz::{
 };
 use harness::{
     epoch::{Epoch, EpochOutcome},
-    guest::{BASE_APPEND, Execution},
+    guest::Execution,
     oracle,
     pool::Pool,
     program::Schedule,
@@ -36,7 +36,7 @@ const EPOCH_AIM: Duration = Duration::from_secs(6);
 /// Every so many epochs one ends with a scan for leaked memory.
 const LEAK_SCAN_EVERY: u64 = 16;
 /// Schedules a deterministic campaign mixes.
-const SCHEDULES: [Schedule; 2] = [Schedule { vcpus: 4, shift: 3 }, Schedule { vcpus: 2, shift: 3 }];
+const SCHEDULES: [Schedule; 2] = [Schedule { vcpus: 4, shift: 1 }, Schedule { vcpus: 2, shift: 2 }];
 
 /// Options of `fuzz`.
 #[derive(Debug, Args)]
@@ -67,7 +67,12 @@ pub struct FuzzArgs {
 /// When the machine cannot be made ready or the campaign folder cannot be used.
 pub fn run(args: &FuzzArgs) -> Outcome {
     let canary = args.canary.as_deref().map(canary_kind).transpose()?.unwrap_or(0);
-    let prepared = prepare::prepare(&args.machine)?;
+    let mut prepared = prepare::prepare(&args.machine)?;
+    let deterministic = prepared.execution == Execution::Deterministic;
+    let schedules = if deterministic { SCHEDULES.to_vec() } else { vec![SCHEDULES[0]] };
+    if deterministic {
+        prepared.boot(&schedules)?;
+    }
     let dir = args.dir.clone().unwrap_or_else(|| default_dir(args));
     if args.fresh {
         move_aside(&dir)?;
@@ -84,7 +89,6 @@ pub fn run(args: &FuzzArgs) -> Outcome {
     let mut guests = PoolGuests { pool: prepared.pool()?, machine: prepared.machine.clone() };
     announce(&prepared, &dir, args);
     let judge = |console: &[u8]| oracle::judge(console);
-    let deterministic = prepared.execution == Execution::Deterministic;
     let config = CampaignConfig {
         dir,
         instance: args.machine.instance.clone(),
@@ -92,7 +96,7 @@ pub fn run(args: &FuzzArgs) -> Outcome {
         time_max: (!args.time.is_zero()).then_some(args.time),
         execs_max: None,
         stop: &stop,
-        schedules: if deterministic { SCHEDULES.to_vec() } else { vec![SCHEDULES[0]] },
+        schedules,
         jobs: prepared.jobs,
         batch: BatchSize::Aim(EPOCH_AIM),
         canary,
@@ -227,7 +231,7 @@ impl Guests for PoolGuests {
             engine: if execution == Execution::Deterministic { "det" } else { "par" }.to_owned(),
             qemu_version: self.machine.config.qemu_version.clone(),
             artifacts: self.machine.artifacts.clone(),
-            boot_arguments: format!("{BASE_APPEND} {}", self.machine.config.append).trim_end().to_owned(),
+            boot_arguments: harness::guest::append(&self.machine.config, execution),
             snapshot,
             extra: self.recipe(),
         }

@@ -10,12 +10,14 @@ use std::{
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use harness::{
-    det::Limits,
+    det::{self, Limits},
     guest::Execution,
     pool::{Pool, PoolConfig},
+    program::Schedule,
 };
 
 use crate::{
+    exit::Bug,
     accel::{self, Accel, AccelChoice},
     guest::{self, Machine, Recipe, Shape},
     kernel::{self, BuildRequest},
@@ -116,6 +118,28 @@ pub fn prepare(args: &MachineArgs) -> Result<Prepared> {
 }
 
 impl Prepared {
+    /// Boots the machine once for each schedule and keeps the snapshots; those that are kept already cost nothing.
+    ///
+    /// # Errors
+    /// When a guest does not get ready.
+    pub fn boot(&mut self, schedules: &[Schedule]) -> Result<()> {
+        let clock = Instant::now();
+        let snapshots = self.cache.dir("snapshots")?;
+        let guest = &self.machine.config;
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let boots: Vec<_> = schedules
+                .iter()
+                .map(|schedule| scope.spawn(|| det::snapshot(guest, *schedule, &snapshots)))
+                .collect();
+            boots.into_iter().map(|boot| boot.join()).collect()
+        });
+        for result in results {
+            result.map_err(|_| Bug("a boot panicked".into()))?.context("the guest does not boot")?;
+        }
+        self.phases.push(("boot", clock.elapsed()));
+        Ok(())
+    }
+
     /// A pool of guests of this machine.
     ///
     /// # Errors
