@@ -21,10 +21,14 @@ const OBJECTS_MAX: usize = 4096;
 const LIE: usize = 1024;
 /// Delay of all callbacks of one slot lifetime together.
 const DELAY_NS_MAX: u64 = 5_000_000;
+/// What giving the CPU away costs at least of that budget, however short the delay: on a busy CPU it takes a slice of the
+/// scheduler to get it back.
+const DELAY_CHARGE_NS: u64 = 50_000;
 /// Longest single delay.
 const DELAY_ONCE_NS_MAX: u32 = 500_000;
-/// Callback calls of one slot lifetime that are served; later ones answer 0 or `SHRINK_STOP` at once.
-const CALLS_MAX: u32 = 20_000;
+/// Callback calls of one slot lifetime that are served; later ones answer 0 or `SHRINK_STOP` at once. One write to
+/// `memory.reclaim` makes up to 900; a call costs thousands of instructions in a debugging kernel.
+const CALLS_MAX: u32 = 4096;
 /// Bytes that [`delay::ALLOC`] allocates.
 const ALLOC_BYTES: usize = 1024;
 
@@ -122,13 +126,16 @@ impl Cache {
         if kind == delay::NONE {
             return;
         }
-        let wanted_ns = u64::from(ns);
+        let least_ns = if kind == delay::SPIN { 0 } else { DELAY_CHARGE_NS };
+        let wanted_ns = u64::from(ns).max(least_ns);
         let spend = |left: u64| Some(left - wanted_ns.min(left));
         let left_ns = self.delay_left_ns.fetch_update(Relaxed, Relaxed, spend).unwrap_or(0);
-        let ns = wanted_ns.min(left_ns);
+        if left_ns == 0 {
+            return;
+        }
         match kind {
-            delay::SLEEP if ns > 0 => clock::sleep_ns(ns),
-            delay::SPIN => clock::spin_ns(ns),
+            delay::SLEEP => clock::sleep_ns(u64::from(ns).min(left_ns)),
+            delay::SPIN => clock::spin_ns(u64::from(ns).min(left_ns)),
             // SAFETY: callbacks may sleep.
             delay::YIELD => unsafe { bindings::yield_() },
             delay::ALLOC => {
