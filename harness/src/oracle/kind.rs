@@ -3,6 +3,7 @@
 
 /// (how the title begins, what it has further on, type)
 const KINDS: &[(&str, &str, &str)] = &[
+    ("MODEL: ", "", "MODEL"),
     ("KASAN: ", "null-ptr-deref Read", "KASAN-NULL-POINTER-DEREFERENCE-READ"),
     ("KASAN: ", "null-ptr-deref Write", "KASAN-NULL-POINTER-DEREFERENCE-WRITE"),
     ("KASAN: ", "use-after-free Write", "KASAN-USE-AFTER-FREE-WRITE"),

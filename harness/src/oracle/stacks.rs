@@ -177,6 +177,9 @@ fn heading(body: &str) -> Option<StackKind> {
         "-> #",
     ];
     let body = body.trim();
+    if body.starts_with("Allocated in ") || body.starts_with("Freed in ") {
+        return Some(StackKind::History);
+    }
     if !body.ends_with([':', '}'])
         && !body.contains("NMI")
         && !body.starts_with("backtrace (")

@@ -79,7 +79,11 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         name: "warning",
         // Without CONFIG_DEBUG_BUGVERBOSE there is no file and line.
-        head: concat!(r"WARNING: CPU: \d+ PID: -?\d+ at (?:(?P<site>\S+:\d+)(?: |$))?(?:", func!(), ")?"),
+        head: concat!(
+            r"WARNING: (?:CPU: \d+ PID: -?\d+ )?at (?:(?P<site>\S+:\d+)(?: |$))?(?:",
+            func!(),
+            ")?"
+        ),
         echo_of: TOLD_BEFORE,
         echo_lines: PREAMBLE_LINES,
         title: "WARNING in {frame}",

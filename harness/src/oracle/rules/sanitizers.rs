@@ -15,7 +15,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "kasan",
-        head: concat!(r"BUG: KASAN: (?P<tail>(?P<what>[a-z\-]+) in ", func!(), r"(?: at addr [0-9a-f]+)?)"),
+        head: concat!(r"BUG: KASAN: (?P<tail>(?P<what>[a-z\- ]+?) in ", func!(), r"(?: at addr [0-9a-f]+)?)"),
         title: "KASAN: {what} {access} in {frame}",
         fallback: "KASAN: {tail}",
         alts: &["bad-access in {frame}"],
@@ -24,7 +24,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "kasan-address",
-        head: r"BUG: KASAN: (?P<what>[a-z\-]+) (?:in|on) ",
+        head: r"BUG: KASAN: (?P<what>[a-z\- ]+?) (?:in|on) ",
         title: "KASAN: {what} {access} in {frame}",
         alts: &["bad-access in {frame}"],
         bare: true,
@@ -60,7 +60,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "kmsan",
-        head: concat!(r"BUG: KMSAN: (?P<what>[a-z\-]+) in ", func!()),
+        head: concat!(r"BUG: KMSAN: (?P<what>[a-z\- ]+?) in ", func!()),
         title: "KMSAN: {what} in {frame}",
         alts: &["bad-access in {frame}"],
         ..RULE

@@ -16,6 +16,14 @@ pub(super) const RULES: &[Rule] = &[
         all_callers: true,
         ..RULE
     },
+    // Our own: the module saw the kernel break what it promises.
+    Rule {
+        name: "model",
+        head: r"^(?:\w+: )?MODEL: (?P<what>.*)",
+        title: "MODEL: {what}",
+        blame: Blame::None,
+        ..RULE
+    },
     // Sleeping where one must not.
     Rule {
         name: "atomic-schedule",
