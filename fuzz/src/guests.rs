@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use harness::{
     epoch::{Epoch, EpochOutcome},
+    guest::Leaks,
     program::Schedule,
 };
 use serde::{Deserialize, Serialize};
@@ -31,7 +32,7 @@ pub trait Guests {
     fn cancel(&mut self);
 
     /// What a finding under this schedule needs to be reproduced.
-    fn provenance(&self, schedule: Schedule) -> Provenance;
+    fn provenance(&self, schedule: Schedule, leaks: Leaks) -> Provenance;
 }
 
 /// What ran, as far as the guests know it.

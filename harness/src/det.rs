@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     epoch::{Epoch, EpochEnd, EpochOutcome},
-    guest::{Execution, GuestConfig, Memory, Start},
-    machine::{Machine, MachineEnd, MachineError, Plan, console_path},
+    guest::{Execution, GuestConfig, Leaks, Memory, Plan, Start},
+    machine::{Machine, MachineEnd, MachineError, console_path},
     oracle,
     program::Schedule,
 };
@@ -78,8 +78,14 @@ pub struct SnapshotManifest {
 ///
 /// # Errors
 /// When the guest does not boot to ready, or files cannot be written.
-pub fn snapshot(guest: &GuestConfig, schedule: Schedule, cache: &Path) -> Result<Snapshot, MachineError> {
-    let name = format!("{}-v{}s{}", guest.key, schedule.vcpus, schedule.shift);
+pub fn snapshot(
+    guest: &GuestConfig,
+    schedule: Schedule,
+    leaks: Leaks,
+    cache: &Path,
+) -> Result<Snapshot, MachineError> {
+    let tracking = if leaks == Leaks::Track { "-leaks" } else { "" };
+    let name = format!("{}-v{}s{}{tracking}", guest.key, schedule.vcpus, schedule.shift);
     let dir = cache.join(&name);
     if let Some(found) = open_snapshot(&dir) {
         return Ok(found);
@@ -98,7 +104,7 @@ pub fn snapshot(guest: &GuestConfig, schedule: Schedule, cache: &Path) -> Result
     }
     let partial = cache.join(format!("{name}.partial"));
     let _ = fs::remove_dir_all(&partial);
-    let manifest = take_snapshot(guest, schedule, &partial)?;
+    let manifest = take_snapshot(guest, schedule, leaks, &partial)?;
     let yaml = serde_yaml::to_string(&manifest).map_err(|e| MachineError::io("manifest", io::Error::other(e)))?;
     fs::write(partial.join(MANIFEST), yaml).map_err(io(&partial))?;
     let _ = fs::remove_dir_all(&dir);
@@ -114,6 +120,7 @@ fn open_snapshot(dir: &Path) -> Option<Snapshot> {
 fn take_snapshot(
     guest: &GuestConfig,
     schedule: Schedule,
+    leaks: Leaks,
     dir: &Path,
 ) -> Result<SnapshotManifest, MachineError> {
     let started = Instant::now();
@@ -122,6 +129,7 @@ fn take_snapshot(
         guest,
         schedule,
         execution: Execution::Deterministic,
+        leaks,
         start: Start::Boot,
         memory: &memory,
         doorbell: false,
@@ -129,7 +137,8 @@ fn take_snapshot(
     fs::create_dir_all(dir).map_err(|e| MachineError::io(dir.display().to_string(), e))?;
     let run_dir = dir.join("run");
     let mut machine = Machine::start(plan, &run_dir, |shm| {
-        shm.set_flags(flag::PAUSE_WHEN_READY);
+        let known = if leaks == Leaks::Track { flag::LEAK_SCAN } else { 0 };
+        shm.set_flags(flag::PAUSE_WHEN_READY | known);
         Ok(())
     })?;
     wait_ready(&mut machine)?;
@@ -215,6 +224,7 @@ pub fn run_epoch(guest: &GuestConfig, snapshot: &Snapshot, epoch: &Epoch, limits
         guest,
         schedule: snapshot.manifest.schedule,
         execution: Execution::Deterministic,
+        leaks: epoch.leaks(),
         start: Start::Incoming,
         memory: &memory,
         doorbell: false,
@@ -235,6 +245,7 @@ pub fn run_from_power_on(
         guest,
         schedule,
         execution: Execution::Deterministic,
+        leaks: epoch.leaks(),
         start: Start::Boot,
         memory: &Memory::Private,
         doorbell: false,

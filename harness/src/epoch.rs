@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::program::Program;
+use crate::{guest::Leaks, program::Program};
 
 /// What a guest is asked to do.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +14,13 @@ pub struct Epoch {
     pub canary: u32,
     /// Scan for leaked memory after the last program.
     pub leak_scan: bool,
+}
+
+impl Epoch {
+    /// The kind of guest this epoch needs.
+    pub fn leaks(&self) -> Leaks {
+        Leaks::of_scan(self.leak_scan)
+    }
 }
 
 /// What came back.

@@ -46,6 +46,22 @@ pub enum Execution {
     Kvm,
 }
 
+/// Does the guest keep track of allocations, to be scanned for lost ones? It halves its speed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Leaks {
+    /// kmemleak is off.
+    Ignore,
+    /// kmemleak is on.
+    Track,
+}
+
+impl Leaks {
+    /// What an epoch needs that ends with a scan, or does not.
+    pub fn of_scan(leak_scan: bool) -> Leaks {
+        if leak_scan { Leaks::Track } else { Leaks::Ignore }
+    }
+}
+
 /// What the machine does besides running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
@@ -64,6 +80,25 @@ pub enum Memory<'a> {
     Shared(&'a Path),
     /// `ram0`, `ram1` … in this folder, left as they are.
     CopyOnWrite(&'a Path),
+}
+
+/// What a machine is to be started with.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'a> {
+    /// Kernel and machine.
+    pub guest: &'a GuestConfig,
+    /// vCPUs and icount shift.
+    pub schedule: Schedule,
+    /// Engine.
+    pub execution: Execution,
+    /// Is kmemleak on?
+    pub leaks: Leaks,
+    /// Power on or restore.
+    pub start: Start,
+    /// Where guest memory lives.
+    pub memory: &'a Memory<'a>,
+    /// Attach a doorbell.
+    pub doorbell: bool,
 }
 
 /// Files that host and guest talk through.
@@ -89,29 +124,23 @@ pub const BASE_APPEND: &str = "console=ttyS0 nokaslr panic=-1 oops=panic panic_o
 pub const DETERMINISTIC_APPEND: &str = "tsc=reliable lpj=4000000";
 
 /// The kernel's whole command line.
-pub fn append(guest: &GuestConfig, execution: Execution) -> String {
+pub fn append(guest: &GuestConfig, execution: Execution, leaks: Leaks) -> String {
     let deterministic = if execution == Execution::Deterministic { DETERMINISTIC_APPEND } else { "" };
-    let parts = [BASE_APPEND, deterministic, guest.append.as_str()];
+    let tracking = if leaks == Leaks::Ignore { "kmemleak=off" } else { "" };
+    let parts = [BASE_APPEND, deterministic, tracking, guest.append.as_str()];
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// The whole QEMU command line after the program's name.
-pub fn arguments(
-    guest: &GuestConfig,
-    schedule: Schedule,
-    execution: Execution,
-    start: Start,
-    memory: &Memory<'_>,
-    wires: &Wires<'_>,
-) -> Vec<OsString> {
-    let mut args = machine(guest, execution, start);
-    args.extend(cpus(guest, schedule, execution));
-    args.extend(ram(guest, schedule, memory));
+pub fn arguments(plan: &Plan<'_>, wires: &Wires<'_>) -> Vec<OsString> {
+    let mut args = machine(plan.guest, &append(plan.guest, plan.execution, plan.leaks), plan.start);
+    args.extend(cpus(plan.guest, plan.schedule, plan.execution));
+    args.extend(ram(plan.guest, plan.schedule, plan.memory));
     args.extend(devices(wires));
     args
 }
 
-fn machine(guest: &GuestConfig, execution: Execution, start: Start) -> Vec<OsString> {
+fn machine(guest: &GuestConfig, append: &str, start: Start) -> Vec<OsString> {
     let mut args = words(&[
         "-nodefaults",
         "-no-user-config",
@@ -129,7 +158,7 @@ fn machine(guest: &GuestConfig, execution: Execution, start: Start) -> Vec<OsStr
     args.push(guest.seed.to_string().into());
     args.extend(["-kernel".into(), guest.kernel.clone().into()]);
     args.extend(["-initrd".into(), guest.initramfs.clone().into()]);
-    args.extend(["-append".into(), append(guest, execution).into()]);
+    args.extend(["-append".into(), append.into()]);
     if start == Start::Incoming {
         args.extend(words(&["-S", "-incoming", "defer"]));
     }
@@ -150,12 +179,12 @@ fn cpus(guest: &GuestConfig, schedule: Schedule, execution: Execution) -> Vec<Os
                 // The guest's clock is virtual time, from a fixed date.
                 "-rtc",
                 "base=2024-01-01T00:00:00,clock=vm",
-                // No entropy from the host.
+                // No entropy from the host. la57: KASAN's shadow is out of reach while a CPU is identified with it.
                 "-cpu",
-                "max,-rdrand,-rdseed",
+                "max,-rdrand,-rdseed,-la57",
             ])
         }
-        Execution::Threads => words(&["-accel", "tcg,thread=multi", "-cpu", "max"]),
+        Execution::Threads => words(&["-accel", "tcg,thread=multi", "-cpu", "max,-la57"]),
         Execution::Kvm => words(&["-accel", "kvm", "-cpu", "host"]),
     });
     args

@@ -13,8 +13,7 @@ use abi::shm::EXIT_DONE;
 use nix::sys::{prctl, signal::Signal};
 
 use crate::{
-    guest::{Execution, GuestConfig, Memory, Start, Wires, arguments},
-    program::Schedule,
+    guest::{Plan, Wires, arguments},
     qmp::{Qmp, QmpError},
     shm::Shm,
 };
@@ -85,23 +84,6 @@ pub fn console_path(run_dir: &Path) -> PathBuf {
     run_dir.join("console.log")
 }
 
-/// What a machine is to be started with.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan<'a> {
-    /// Kernel and machine.
-    pub guest: &'a GuestConfig,
-    /// vCPUs and icount shift.
-    pub schedule: Schedule,
-    /// Engine.
-    pub execution: Execution,
-    /// Power on or restore.
-    pub start: Start,
-    /// Where guest memory lives.
-    pub memory: &'a Memory<'a>,
-    /// Attach a doorbell.
-    pub doorbell: bool,
-}
-
 impl Machine {
     /// Starts QEMU in a fresh run folder; `fill` writes the shared memory before the process exists.
     ///
@@ -126,7 +108,7 @@ impl Machine {
             qmp: &qmp,
             doorbell: plan.doorbell.then_some(doorbell.as_path()),
         };
-        let args = arguments(plan.guest, plan.schedule, plan.execution, plan.start, plan.memory, &wires);
+        let args = arguments(&plan, &wires);
         let stderr = fs::File::create(stderr_path(run_dir)).map_err(|e| MachineError::io("qemu.log", e))?;
         let mut command = Command::new(&plan.guest.qemu);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);

@@ -16,8 +16,8 @@ use abi::shm::{flag, state};
 use crate::{
     det::{BOOT_LIMIT, Limits, epoch_end, tail},
     epoch::{Epoch, EpochEnd, EpochOutcome},
-    guest::{Execution, GuestConfig, Memory, Start},
-    machine::{Machine, MachineEnd, MachineError, Plan},
+    guest::{Execution, GuestConfig, Leaks, Memory, Plan, Start},
+    machine::{Machine, MachineEnd, MachineError},
     oracle,
     program::Schedule,
 };
@@ -39,8 +39,7 @@ struct Live {
     bell: UnixStream,
     seq: u32,
     console_len: u64,
-    /// The leaks of the boot are known, so that a scan shows only those of programs.
-    knows_boot_leaks: bool,
+    leaks: Leaks,
 }
 
 impl Stream {
@@ -69,10 +68,11 @@ impl Stream {
 
     fn try_run(&mut self, epoch: &Epoch, limits: Limits) -> Result<EpochOutcome, MachineError> {
         let leak_scan = if epoch.leak_scan { flag::LEAK_SCAN } else { 0 };
-        let usable = self.live.take().filter(|live| live.knows_boot_leaks || !epoch.leak_scan);
+        // A guest that keeps track is slow; it serves for the epochs that need it, and no longer.
+        let usable = self.live.take().filter(|live| live.leaks == epoch.leaks());
         let live = match usable {
             Some(live) => live,
-            None => boot(&self.guest, self.schedule, self.execution, &self.run_dir, leak_scan)?,
+            None => boot(&self.guest, self.schedule, self.execution, &self.run_dir, epoch.leaks())?,
         };
         let live = self.live.insert(live);
         live.seq += 1;
@@ -99,19 +99,19 @@ fn boot(
     schedule: Schedule,
     execution: Execution,
     run_dir: &Path,
-    flags: u32,
+    leaks: Leaks,
 ) -> Result<Live, MachineError> {
     let memory = Memory::Private;
-    let plan = Plan { guest, schedule, execution, start: Start::Boot, memory: &memory, doorbell: true };
+    let plan = Plan { guest, schedule, execution, leaks, start: Start::Boot, memory: &memory, doorbell: true };
     let machine = Machine::start(plan, run_dir, |shm| {
-        shm.set_flags(flags);
+        shm.set_flags(if leaks == Leaks::Track { flag::LEAK_SCAN } else { 0 });
         Ok(())
     })?;
     let bell_path = machine.doorbell();
     let bell = UnixStream::connect(&bell_path)
         .and_then(|bell| bell.set_read_timeout(Some(LOOK_EVERY)).map(|()| bell))
         .map_err(|e| MachineError::io(bell_path.display().to_string(), e))?;
-    let mut live = Live { machine, bell, seq: 0, console_len: 0, knows_boot_leaks: flags & flag::LEAK_SCAN != 0 };
+    let mut live = Live { machine, bell, seq: 0, console_len: 0, leaks };
     let end = wait_bell(&mut live, BOOT_LIMIT);
     let console = new_console(&mut live);
     match end {

@@ -13,7 +13,7 @@ use std::{
 use crate::{
     det::{self, Limits, Snapshot},
     epoch::{Epoch, EpochEnd, EpochOutcome},
-    guest::{Execution, GuestConfig},
+    guest::{Execution, GuestConfig, Leaks},
     machine::MachineError,
     par::Stream,
     program::Schedule,
@@ -48,7 +48,7 @@ struct Shared {
     config: PoolConfig,
     queue: Mutex<Queue>,
     wake: Condvar,
-    snapshots: Mutex<BTreeMap<Schedule, Snapshot>>,
+    snapshots: Mutex<BTreeMap<(Schedule, Leaks), Snapshot>>,
 }
 
 #[derive(Default)]
@@ -88,8 +88,8 @@ impl Pool {
     ///
     /// # Errors
     /// When the guest does not boot.
-    pub fn snapshot(&self, schedule: Schedule) -> Result<Snapshot, MachineError> {
-        self.shared.snapshot(schedule)
+    pub fn snapshot(&self, schedule: Schedule, leaks: Leaks) -> Result<Snapshot, MachineError> {
+        self.shared.snapshot(schedule, leaks)
     }
 
     /// Queues an epoch.
@@ -143,13 +143,13 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    fn snapshot(&self, schedule: Schedule) -> Result<Snapshot, MachineError> {
+    fn snapshot(&self, schedule: Schedule, leaks: Leaks) -> Result<Snapshot, MachineError> {
         let mut snapshots = lock(&self.snapshots);
-        if let Some(snapshot) = snapshots.get(&schedule) {
+        if let Some(snapshot) = snapshots.get(&(schedule, leaks)) {
             return Ok(snapshot.clone());
         }
-        let snapshot = det::snapshot(&self.config.guest, schedule, &self.config.snapshots)?;
-        snapshots.insert(schedule, snapshot.clone());
+        let snapshot = det::snapshot(&self.config.guest, schedule, leaks, &self.config.snapshots)?;
+        snapshots.insert((schedule, leaks), snapshot.clone());
         Ok(snapshot)
     }
 
@@ -186,7 +186,7 @@ fn run_one(
     let config = &shared.config;
     let schedule = epoch.programs.first().map(|program| program.schedule).unwrap_or_default();
     if config.execution == Execution::Deterministic {
-        return match shared.snapshot(schedule) {
+        return match shared.snapshot(schedule, epoch.leaks()) {
             Ok(snapshot) => det::run_epoch(&config.guest, &snapshot, epoch, config.limits, run_dir),
             Err(error) => EpochOutcome::failed(EpochEnd::Machine(error.to_string()), epoch.programs.len()),
         };

@@ -18,7 +18,7 @@ use ::fuzz::{
 };
 use harness::{
     epoch::{Epoch, EpochOutcome},
-    guest::Execution,
+    guest::{Execution, Leaks},
     oracle,
     pool::Pool,
     program::Schedule,
@@ -34,7 +34,7 @@ use crate::{
 /// Wall time an epoch aims at: long against the half second it takes to start one.
 const EPOCH_AIM: Duration = Duration::from_secs(6);
 /// Every so many epochs one ends with a scan for leaked memory.
-const LEAK_SCAN_EVERY: u64 = 16;
+const LEAK_SCAN_EVERY: u64 = 64;
 /// Schedules a deterministic campaign mixes.
 const SCHEDULES: [Schedule; 2] = [Schedule { vcpus: 4, shift: 1 }, Schedule { vcpus: 2, shift: 2 }];
 
@@ -71,7 +71,8 @@ pub fn run(args: &FuzzArgs) -> Outcome {
     let deterministic = prepared.execution == Execution::Deterministic;
     let schedules = if deterministic { SCHEDULES.to_vec() } else { vec![SCHEDULES[0]] };
     if deterministic {
-        prepared.boot(&schedules)?;
+        let leaks = if canary == canary::LEAK { Leaks::Track } else { Leaks::Ignore };
+        prepared.boot(&schedules, leaks)?;
     }
     let dir = args.dir.clone().unwrap_or_else(|| default_dir(args));
     if args.fresh {
@@ -219,11 +220,11 @@ impl Guests for PoolGuests {
         self.pool.cancel();
     }
 
-    fn provenance(&self, schedule: Schedule) -> Provenance {
+    fn provenance(&self, schedule: Schedule, leaks: Leaks) -> Provenance {
         let execution = self.pool.config().execution;
         // A failure shows when the epoch is run; here it only means that there is nothing to name.
         let snapshot = (execution == Execution::Deterministic)
-            .then(|| self.pool.snapshot(schedule).ok())
+            .then(|| self.pool.snapshot(schedule, leaks).ok())
             .flatten()
             .map(|snapshot| snapshot.manifest.id);
         Provenance {
@@ -231,7 +232,7 @@ impl Guests for PoolGuests {
             engine: if execution == Execution::Deterministic { "det" } else { "par" }.to_owned(),
             qemu_version: self.machine.config.qemu_version.clone(),
             artifacts: self.machine.artifacts.clone(),
-            boot_arguments: harness::guest::append(&self.machine.config, execution),
+            boot_arguments: harness::guest::append(&self.machine.config, execution, leaks),
             snapshot,
             extra: self.recipe(),
         }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use harness::{
     det::{self, Limits},
-    guest::Execution,
+    guest::{Execution, Leaks},
     pool::{Pool, PoolConfig},
     program::Schedule,
 };
@@ -122,14 +122,14 @@ impl Prepared {
     ///
     /// # Errors
     /// When a guest does not get ready.
-    pub fn boot(&mut self, schedules: &[Schedule]) -> Result<()> {
+    pub fn boot(&mut self, schedules: &[Schedule], leaks: Leaks) -> Result<()> {
         let clock = Instant::now();
         let snapshots = self.cache.dir("snapshots")?;
         let guest = &self.machine.config;
         let results: Vec<_> = std::thread::scope(|scope| {
             let boots: Vec<_> = schedules
                 .iter()
-                .map(|schedule| scope.spawn(|| det::snapshot(guest, *schedule, &snapshots)))
+                .map(|schedule| scope.spawn(|| det::snapshot(guest, *schedule, leaks, &snapshots)))
                 .collect();
             boots.into_iter().map(|boot| boot.join()).collect()
         });

@@ -121,7 +121,7 @@ fn machine_of(cache: &Cache, stored: &Stored) -> Result<Machine> {
 }
 
 fn check_snapshot(pool: &Pool, stored: &Stored) -> Result<()> {
-    let snapshot: Snapshot = pool.snapshot(stored.record.schedule)?;
+    let snapshot: Snapshot = pool.snapshot(stored.record.schedule, stored.epoch().leaks())?;
     let found = stored.record.provenance.snapshot.as_deref().unwrap_or("none");
     if snapshot.manifest.id != found {
         eprintln!(

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use harness::{
+    guest::Leaks,
     epoch::{EpochEnd, EpochOutcome},
     oracle::Report,
     program::Program,
@@ -158,7 +159,7 @@ impl Campaign<'_> {
             job.programs[..n_ran].iter().map(|waiting| waiting.choice.program.clone()).collect();
         let schedule = batch.first().map_or(self.config.schedules[0], |program| program.schedule);
         let record = Record {
-            provenance: guests.provenance(schedule),
+            provenance: guests.provenance(schedule, Leaks::of_scan(job.leak_scan)),
             schedule,
             canary: self.config.canary,
             leak_scan: job.leak_scan,

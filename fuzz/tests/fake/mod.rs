@@ -80,7 +80,7 @@ impl Guests for FakeGuests {
         self.waiting.clear();
     }
 
-    fn provenance(&self, schedule: Schedule) -> Provenance {
+    fn provenance(&self, schedule: Schedule, _: harness::guest::Leaks) -> Provenance {
         let snapshot = Some(format!("{}-{}", schedule.vcpus, schedule.shift));
         Provenance { instance: "fake".into(), engine: "det".into(), snapshot, ..Provenance::default() }
     }

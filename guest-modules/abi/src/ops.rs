@@ -150,8 +150,8 @@ pub static OPS: &[OpSpec] = &[
         kind: kind::LRU_ADD,
         name: "lru_add",
         weight: 8,
-        args: &[SLOT, named("by", Field::A, &["obj", "memcg"]), number("n", Field::B, 1, 16)],
-        doc: "list_lru_add() {n} items to the lru of slot {slot}, filed by {by}",
+        args: &[SLOT, NID, named("by", Field::A, &["obj", "memcg"]), number("n", Field::B, 1, 16)],
+        doc: "list_lru_add() {n} items to the lru of slot {slot}, filed by {by} (node {nid})",
     },
     OpSpec {
         kind: kind::LRU_DEL,
