@@ -4,7 +4,8 @@
 //!
 //! In data-flow order: `lines` cuts the console into lines and strips what printk puts before each, `rules` is the
 //! table of what the first line of a report looks like, `segment` says which lines belong to which report, `stacks`
-//! reads the stacks in it, `blame` picks the function (`functions` lists what is never to blame), `verdict` puts a report together.
+//! reads the stacks in it (`frames` a line of them, `names` a symbol), `blame` picks the function (`functions` lists
+//! what is never to blame), `verdict` puts a report together (`kind` knows its type).
 //!
 //! Titles and types follow public kernel fuzzing dashboards, so that a finding can be looked up there.
 //!
@@ -12,9 +13,11 @@
 //! single lines of bounded length only, and a line belongs to at most one report.
 
 mod blame;
+mod frames;
 mod functions;
 mod kind;
 mod lines;
+mod names;
 mod rules;
 mod segment;
 mod stacks;
@@ -22,7 +25,8 @@ mod stacks;
 mod tests;
 mod verdict;
 
-pub(crate) use stacks::{place_in_line, readable};
+pub(crate) use frames::place_in_line;
+pub(crate) use names::readable;
 
 use serde::{Deserialize, Serialize};
 

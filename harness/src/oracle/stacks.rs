@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Reads stacks out of a report's lines: x86, arm, arm64, riscv, powerpc, s390 and kmemleak spellings.
+//! Reads the stacks out of a report's lines: where each begins and ends, and what it is about.
 
-use std::sync::LazyLock;
-
-use regex::Regex;
-
-use super::{Frame, lines::Line};
+use super::{
+    Frame,
+    frames::{arm_caller, parse_frame, register_frame},
+    lines::Line,
+};
 
 /// Registers, code bytes and the like between two frames of one stack. More than this and the stack is over.
 const FOREIGN_LINES_MAX: usize = 24;
@@ -249,64 +249,6 @@ fn begins_past(body: &str) -> bool {
     body.starts_with("page last") || body.starts_with("page_owner tracks")
 }
 
-static REGISTER: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(concat!(
-        r"^(?:RIP: (?:[0-9a-f]{4}:)?|EIP: (?:[0-9a-f]{4}:)?|EIP is at |PC is at |pc : |epc *: (?:[0-9a-f]{8,16} )?|NIP |Krnl PSW : [0-9a-f]+ [0-9a-f]+ \()",
-        r"(?:\[<?[0-9a-f]+>?\] *)*",
-        r"([A-Za-z_](?:[\w.$]|::)*)(?:\+0x([0-9a-f]+)/0x([0-9a-f]+))(?: \[([\w-]+)[^\]]*\])?",
-    ))
-    .expect("a constant")
-});
-
-/// The frame a register points at; the user-mode ones are left out, they carry no name.
-fn register_frame(body: &str) -> Option<Frame> {
-    let body = body.trim_start();
-    if !body.starts_with(['R', 'E', 'P', 'p', 'e', 'N', 'K']) {
-        return None;
-    }
-    let hit = REGISTER.captures(body)?;
-    Some(Frame { register: true, ..frame(hit.get(1)?.as_str(), hit.get(2), hit.get(3), hit.get(4), true) })
-}
-
-static FRAME: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(concat!(
-        r"^\s*(?:\(null\)|(?:\[<?[0-9a-f]+>?\]\s*)*)",
-        r"(\? )?(?:\[<[0-9a-f]+>\]\s*)?",
-        r"([A-Za-z_](?:[\w.$]|::)*)(?:\+0x([0-9a-f]+)/0x([0-9a-f]+))(?: \[([\w-]+)[^\]]*\])?",
-    ))
-    .expect("a constant")
-});
-
-/// `[<807bb0d8>] (dump_stack) from [<80126690>] (panic+0x104/0x2cc)` and `dump_stack from panic+0x104/0x2cc`.
-static ARM_FRAME: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(concat!(
-        r"^\s*(?:\[<[0-9a-f]+>\]\s*)?\(?([A-Za-z_][\w.$]*)(?:\+0x([0-9a-f]+)/0x([0-9a-f]+))?(?: [^()]*)?\)? ",
-        r"from (?:\[<[0-9a-f]+>\]|[A-Za-z_][\w.$]*\+0x)",
-    ))
-    .expect("a constant")
-});
-
-/// One line of stack, in any spelling. `None` when it is something else.
-pub(crate) fn parse_frame(body: &str) -> Option<Frame> {
-    if let Some(hit) = FRAME.captures(body) {
-        let reliable = hit.get(1).is_none() && !body.ends_with(" (unreliable)");
-        return Some(frame(hit.get(2)?.as_str(), hit.get(3), hit.get(4), hit.get(5), reliable));
-    }
-    if !body.contains(" from ") {
-        return None;
-    }
-    let hit = ARM_FRAME.captures(body)?;
-    Some(frame(hit.get(1)?.as_str(), hit.get(2), hit.get(3), None, true))
-}
-
-fn arm_caller(body: &str) -> Option<Frame> {
-    let (_, caller) = body.split_once(" from ")?;
-    let caller = caller.split_once('(').map_or(caller, |(_, inside)| inside);
-    FRAME
-        .captures(caller)
-        .and_then(|hit| Some(frame(hit.get(2)?.as_str(), hit.get(3), hit.get(4), hit.get(5), true)))
-}
-
 /// `Exception stack(0x.. to 0x..)`, its rows of words and rows of registers stand between two lines of an arm stack.
 fn is_exception_dump(body: &str) -> bool {
     let body = body.trim_start();
@@ -316,92 +258,4 @@ fn is_exception_dump(body: &str) -> bool {
         || body.split_once(": ").is_some_and(|(row, _)| {
             (3..=8).contains(&row.len()) && row.bytes().all(|byte| byte.is_ascii_hexdigit())
         })
-}
-
-fn frame(
-    symbol: &str,
-    offset: Option<regex::Match<'_>>,
-    size: Option<regex::Match<'_>>,
-    module: Option<regex::Match<'_>>,
-    reliable: bool,
-) -> Frame {
-    let hex = |text: Option<regex::Match<'_>>| {
-        text.and_then(|text| u64::from_str_radix(text.as_str(), 16).ok()).unwrap_or(0)
-    };
-    Frame {
-        function: readable(symbol),
-        symbol: symbol.to_string(),
-        offset: hex(offset),
-        size: hex(size),
-        module: module.map(|module| module.as_str().to_string()),
-        register: false,
-        reliable,
-    }
-}
-
-/// A `function+0x12/0x34` somewhere in a line.
-pub(crate) struct Place {
-    /// What it says.
-    pub frame: Frame,
-    /// Offset in the line of its first byte.
-    pub start: usize,
-    /// Offset just past it, module included.
-    pub end: usize,
-    /// The line is a line of stack, rather than text that names a function.
-    pub is_stack: bool,
-}
-
-/// The first function named in a whole line, prefix and all.
-pub(crate) fn place_in_line(line: &str) -> Option<Place> {
-    static PLACE: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"(\? )?([A-Za-z_$][\w.$]*)\+0x([0-9a-f]+)/0x([0-9a-f]+)(?: \[([\w-]+)[^\]]*\])?")
-            .expect("a constant")
-    });
-    let hit = PLACE.captures(line)?;
-    let (name, whole) = (hit.get(2)?, hit.get(0)?);
-    let mut frame = frame(name.as_str(), hit.get(3), hit.get(4), hit.get(5), hit.get(1).is_none());
-    let before = line[..whole.start()].trim_end();
-    frame.register = before.contains("RIP:") || before.ends_with("pc :") || before.ends_with("PC is at");
-    // Nothing but time stamp, caller and addresses stands before a frame.
-    let is_stack = before.is_empty() || before.ends_with(']');
-    Some(Place { frame, start: name.start(), end: whole.end(), is_stack })
-}
-
-/// A symbol as people write it: `foo.isra.0` is `foo`, and Rust's mangled names keep their last two path segments.
-pub(crate) fn readable(symbol: &str) -> String {
-    if let Ok(name) = rustc_demangle::try_demangle(symbol) {
-        return rust_path(&format!("{name:#}"));
-    }
-    let stem = symbol.split('.').next().unwrap_or(symbol);
-    cpp_name(stem).unwrap_or(stem).to_string()
-}
-
-/// `_Z8fakeNameiii` is `fakeName`: some drivers are C++ inside.
-fn cpp_name(symbol: &str) -> Option<&str> {
-    let rest = symbol.strip_prefix("_Z")?;
-    let n_digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-    let length: usize = rest.get(..n_digits)?.parse().ok()?;
-    rest.get(n_digits..n_digits.checked_add(length)?)
-}
-
-/// `<canary::Scanner as kernel::Shrinker>::scan` and `canary::scan::<u8>` are `Scanner::scan` and `canary::scan`.
-fn rust_path(path: &str) -> String {
-    let mut depth = 0usize;
-    let mut plain = String::new();
-    let text = path.strip_prefix('<').map_or(path, |inner| inner);
-    let implementation = path.len() != text.len();
-    let mut in_trait = false;
-    for (at, symbol) in text.char_indices() {
-        match symbol {
-            '<' => depth += 1,
-            '>' if depth > 0 => depth -= 1,
-            '>' => in_trait = false,
-            ' ' if implementation && depth == 0 && text[at..].starts_with(" as ") => in_trait = true,
-            _ if depth == 0 && !in_trait => plain.push(symbol),
-            _ => {}
-        }
-    }
-    let segments: Vec<&str> =
-        plain.split("::").map(str::trim).filter(|part| !part.is_empty() && !part.starts_with('{')).collect();
-    segments[segments.len().saturating_sub(2)..].join("::")
 }

@@ -8,6 +8,7 @@ use regex::{Captures, Regex};
 use super::{
     Frame, Report, blame, functions, kind,
     lines::Line,
+    names,
     rules::{self, Blame, Rule},
     segment::Span,
     stacks::{self, Stack, StackKind},
@@ -26,7 +27,7 @@ pub(crate) fn report(lines: &[Line<'_>], span: &Span) -> Report {
     let stacks = stacks::read(own());
     let (mut words, sites) = words(span.rule_idx, own());
     let blamed = blame::blamed(rule, &stacks, &sites, words.get("pid").and_then(|pid| pid.parse().ok()));
-    let head_func = words.get("func").map(|func| stacks::readable(func));
+    let head_func = words.get("func").map(|func| names::readable(func));
     let frame = match rule.blame {
         Blame::None | Blame::Untold | Blame::Orphan => None,
         Blame::Head => head_func,
@@ -79,7 +80,7 @@ fn words<'l>(rule_idx: usize, mut lines: impl Iterator<Item = &'l Line<'l>>) -> 
                 collect(&mut words, pattern, &hit);
                 if let Some(func) = hit.name("func").filter(|_| !sites_end) {
                     sites.push(Frame {
-                        function: stacks::readable(func.as_str()),
+                        function: names::readable(func.as_str()),
                         symbol: func.as_str().to_string(),
                         reliable: true,
                         ..Frame::default()
