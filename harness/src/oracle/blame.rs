@@ -33,8 +33,10 @@ pub(crate) fn blamed<'a>(
         Blame::Overflow => {
             recursing(stacks).or_else(|| traces(stacks).find_map(|stack| loops(stack, rule.skip)))
         }
-        Blame::Stall => stalled(stacks, rule.skip),
-        Blame::Deadline => stuck(stacks, pid, rule.skip).or_else(|| stalled(stacks, rule.skip)),
+        Blame::Stall => stalled(stacks, None, rule.skip),
+        Blame::Deadline => stuck(stacks, pid, rule.skip)
+            .or_else(|| stalled(stacks, pid, rule.skip))
+            .or_else(|| stalled(stacks, None, rule.skip)),
     }
 }
 
@@ -65,14 +67,15 @@ fn first<'a>(frames: &'a [Frame], skip: &[Group]) -> Option<&'a Frame> {
     frames.iter().filter(|frame| frame.reliable).find(|frame| !is_in(&frame.function, skip))
 }
 
-/// The looping function: on the first stack that is not idle, what the first dispatcher called. Stacks that an
-/// interrupt broke into come before those of tasks that were merely shown.
-fn stalled<'a>(stacks: &'a [Stack], skip: &[Group]) -> Option<&'a Frame> {
+/// The looping function: on the first stack that is not idle, what the first dispatcher called. Only stacks that an
+/// interrupt broke into count, of the task asked for: tasks that were merely shown do not loop.
+fn stalled<'a>(stacks: &'a [Stack], pid: Option<u32>, skip: &[Group]) -> Option<&'a Frame> {
     let broken_into = |stack: &&Stack| {
         stack.n_registers > 0
             || stack.frames.iter().any(|frame| frame.reliable && is(frame, Group::Interrupt))
     };
-    traces(stacks).filter(broken_into).find_map(|stack| loops(stack, skip))
+    let wanted = |stack: &&Stack| pid.is_none() || stack.pid == pid;
+    traces(stacks).filter(broken_into).filter(wanted).find_map(|stack| loops(stack, skip))
 }
 
 /// The function that calls itself.
@@ -118,8 +121,10 @@ fn stuck<'a>(stacks: &'a [Stack], pid: Option<u32>, skip: &[Group]) -> Option<&'
             .any(|frame| frame.function.starts_with("do_syscall_") || frame.function.starts_with("el0_svc"))
     };
     let own = stacks.iter().filter(|stack| stack.kind == StackKind::Stuck);
-    let same = traces(stacks).filter(|stack| stack.pid.is_some() && stack.pid == pid);
-    let listed = traces(stacks).filter(|stack| stack.pid.is_some() && from_user(stack));
+    // A register means that it was running.
+    let asleep = || traces(stacks).filter(|stack| stack.pid.is_some() && stack.n_registers == 0);
+    let same = asleep().filter(|stack| stack.pid == pid);
+    let listed = asleep().filter(|stack| pid.is_none() && from_user(stack));
     own.chain(same).chain(listed).find_map(|stack| first(&stack.frames, skip))
 }
 

@@ -158,9 +158,12 @@ fn stuck_frame(body: &str) -> Option<Frame> {
     parse_frame(body.strip_prefix("SHRINKTORTURE: stuck: ")?)
 }
 
-/// The task a listing is about: `task:name state:D stack:0 pid:12 tgid:12`.
+/// The task a listing is about: `task:name state:D stack:0 pid:12 tgid:12`, `CPU: 1 UID: 0 PID: 12 Comm: name`.
 fn task_pid(body: &str) -> Option<u32> {
-    let (_, rest) = body.strip_prefix("task:")?.split_once(" pid:")?;
+    let rest = match body.strip_prefix("task:") {
+        Some(listing) => listing.split_once(" pid:")?.1,
+        None => body.strip_prefix("CPU: ")?.split_once(" PID: ")?.1,
+    };
     rest.split(' ').next()?.parse().ok()
 }
 
