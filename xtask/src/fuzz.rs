@@ -4,8 +4,11 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use abi::layout::canary;
@@ -78,15 +81,7 @@ pub fn run(args: &FuzzArgs) -> Outcome {
     if args.fresh {
         move_aside(&dir)?;
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    let on_signal = Arc::clone(&stop);
-    ctrlc::set_handler(move || {
-        // The first asks for a clean end, the second insists.
-        if on_signal.swap(true, std::sync::atomic::Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-    })
-    .context("cannot handle Ctrl-C")?;
+    let stop = stop_on_signal()?;
     let mut guests = PoolGuests { pool: prepared.pool()?, machine: prepared.machine.clone() };
     announce(&prepared, &dir, args);
     let judge = |console: &[u8]| oracle::judge(console);
@@ -107,6 +102,23 @@ pub fn run(args: &FuzzArgs) -> Outcome {
     };
     let summary = ::fuzz::run(config, &mut guests, &mut print_event)?;
     Ok(finish(&prepared, &summary))
+}
+
+/// A flag that Ctrl-C, SIGTERM or SIGHUP sets. A second signal ends the process at once, unless it comes so soon that it
+/// is the same one, sent to us and to a parent that hands it on.
+fn stop_on_signal() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    let mut first: Option<Instant> = None;
+    ctrlc::set_handler(move || {
+        flag.store(true, Ordering::SeqCst);
+        let at = *first.get_or_insert_with(Instant::now);
+        if at.elapsed() > Duration::from_secs(1) {
+            std::process::exit(130);
+        }
+    })
+    .context("cannot handle Ctrl-C")?;
+    Ok(stop)
 }
 
 /// The number of a canary by its name.
