@@ -105,7 +105,8 @@ pub fn snapshot(
     let partial = cache.join(format!("{name}.partial"));
     let _ = fs::remove_dir_all(&partial);
     let manifest = take_snapshot(guest, schedule, leaks, &partial)?;
-    let yaml = serde_yaml::to_string(&manifest).map_err(|e| MachineError::io("manifest", io::Error::other(e)))?;
+    let yaml =
+        serde_yaml::to_string(&manifest).map_err(|e| MachineError::io("manifest", io::Error::other(e)))?;
     fs::write(partial.join(MANIFEST), yaml).map_err(io(&partial))?;
     let _ = fs::remove_dir_all(&dir);
     fs::rename(&partial, &dir).map_err(io(&dir))?;
@@ -182,7 +183,9 @@ fn wait_ready(machine: &mut Machine) -> Result<(), MachineError> {
             let why = match (oracle::harness_failure(&console), end, result) {
                 (Some(failure), _, _) => format!("the guest's agent failed: {failure}"),
                 (None, Some(MachineEnd::Failed(error)), _) => error,
-                (None, Some(end), _) => format!("the guest ended while booting ({end:?}); {}", tail(&console)),
+                (None, Some(end), _) => {
+                    format!("the guest ended while booting ({end:?}); {}", tail(&console))
+                }
                 (None, None, _) => format!("the guest did not get ready; {}", tail(&console)),
             };
             Err(MachineError::NotReady(why))
@@ -218,7 +221,13 @@ fn hash_files(dir: &Path, numa_nodes: u32) -> io::Result<String> {
 ///
 /// # Errors
 /// Never: what goes wrong is the outcome's `end`.
-pub fn run_epoch(guest: &GuestConfig, snapshot: &Snapshot, epoch: &Epoch, limits: Limits, run_dir: &Path) -> EpochOutcome {
+pub fn run_epoch(
+    guest: &GuestConfig,
+    snapshot: &Snapshot,
+    epoch: &Epoch,
+    limits: Limits,
+    run_dir: &Path,
+) -> EpochOutcome {
     let memory = Memory::CopyOnWrite(&snapshot.dir);
     let plan = Plan {
         guest,

@@ -102,7 +102,8 @@ fn boot(
     leaks: Leaks,
 ) -> Result<Live, MachineError> {
     let memory = Memory::Private;
-    let plan = Plan { guest, schedule, execution, leaks, start: Start::Boot, memory: &memory, doorbell: true };
+    let plan =
+        Plan { guest, schedule, execution, leaks, start: Start::Boot, memory: &memory, doorbell: true };
     let machine = Machine::start(plan, run_dir, |shm| {
         shm.set_flags(if leaks == Leaks::Track { flag::LEAK_SCAN } else { 0 });
         Ok(())

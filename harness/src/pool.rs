@@ -73,8 +73,11 @@ impl Pool {
             snapshots: Mutex::default(),
         });
         for job in 0..jobs {
-            let (shared, send, run_dir) = (Arc::clone(&shared), send.clone(), run_root.join(format!("job{job}")));
-            thread::Builder::new().name(format!("guest{job}")).spawn(move || work(&shared, &send, &run_dir))?;
+            let (shared, send, run_dir) =
+                (Arc::clone(&shared), send.clone(), run_root.join(format!("job{job}")));
+            thread::Builder::new()
+                .name(format!("guest{job}"))
+                .spawn(move || work(&shared, &send, &run_dir))?;
         }
         Ok(Pool { shared, outcomes, early: BTreeMap::new(), n_submitted: 0, n_answered: 0, run_root })
     }

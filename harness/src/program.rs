@@ -208,7 +208,9 @@ fn parse_line(program: &mut Program, line: &str) -> Result<(), String> {
         "schedule" => {
             for (key, value) in args {
                 match key {
-                    "vcpus" => program.schedule.vcpus = number(value, VCPUS_MIN.into(), VCPUS_MAX.into())? as u8,
+                    "vcpus" => {
+                        program.schedule.vcpus = number(value, VCPUS_MIN.into(), VCPUS_MAX.into())? as u8
+                    }
                     "shift" => program.schedule.shift = number(value, 0, SHIFT_MAX.into())? as u8,
                     _ => return Err(format!("schedule has no `{key}`")),
                 }
@@ -298,11 +300,10 @@ mod tests {
     }
 
     fn any_program() -> impl Strategy<Value = Program> {
-        let thread = (any::<u8>(), prop::collection::vec(any_op(), 0..80))
-            .prop_map(|(cpu, ops)| Thread { cpu, ops });
-        (any::<(u8, u8)>(), prop::collection::vec(thread, 0..6)).prop_map(|((vcpus, shift), threads)| {
-            Program { schedule: Schedule { vcpus, shift }, threads }
-        })
+        let thread =
+            (any::<u8>(), prop::collection::vec(any_op(), 0..80)).prop_map(|(cpu, ops)| Thread { cpu, ops });
+        (any::<(u8, u8)>(), prop::collection::vec(thread, 0..6))
+            .prop_map(|((vcpus, shift), threads)| Program { schedule: Schedule { vcpus, shift }, threads })
     }
 
     proptest! {

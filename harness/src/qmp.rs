@@ -46,7 +46,11 @@ impl Qmp {
     ///
     /// # Errors
     /// When QEMU dies first or the deadline passes.
-    pub fn connect(socket: &Path, timeout: Duration, mut alive: impl FnMut() -> bool) -> Result<Qmp, QmpError> {
+    pub fn connect(
+        socket: &Path,
+        timeout: Duration,
+        mut alive: impl FnMut() -> bool,
+    ) -> Result<Qmp, QmpError> {
         let deadline = Instant::now() + timeout;
         let stream = loop {
             match UnixStream::connect(socket) {

@@ -6,21 +6,14 @@
 #![expect(unsafe_code, reason = "a mapping that another party writes has no safe form")]
 
 use std::{
-    fs::File,
-    io,
-    mem::offset_of,
-    num::NonZeroUsize,
-    os::fd::AsFd,
-    path::Path,
-    ptr::NonNull,
-    time::Duration,
+    fs::File, io, mem::offset_of, num::NonZeroUsize, os::fd::AsFd, path::Path, ptr::NonNull, time::Duration,
 };
 
 use abi::{
     layout::{ABI_MAGIC, ABI_VERSION},
     shm::{
-        BATCH_MAX, Header, PROGRAMS_BYTES, PROGRAMS_OFFSET, ProgramRef, ProgramResult, RESULTS_OFFSET, SHM_BYTES,
-        status,
+        BATCH_MAX, Header, PROGRAMS_BYTES, PROGRAMS_OFFSET, ProgramRef, ProgramResult, RESULTS_OFFSET,
+        SHM_BYTES, status,
     },
 };
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -121,7 +114,8 @@ impl Shm {
     }
 
     fn outcome(&self, idx: usize) -> ProgramOutcome {
-        let Some(result) = self.read::<ProgramResult>(RESULTS_OFFSET + idx * size_of::<ProgramResult>()) else {
+        let Some(result) = self.read::<ProgramResult>(RESULTS_OFFSET + idx * size_of::<ProgramResult>())
+        else {
             return ProgramOutcome::default();
         };
         let cover = self.words(result.cover_offset, result.cover_len);

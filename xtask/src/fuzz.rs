@@ -11,14 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use abi::layout::canary;
-use anyhow::{Context, Result};
-use clap::Args;
 use ::fuzz::{
     config::{BatchSize, CampaignConfig, Reduce},
     guests::{Guests, Provenance},
     status::{CampaignEnd, Event, Summary},
 };
+use abi::layout::canary;
+use anyhow::{Context, Result};
+use clap::Args;
 use harness::{
     epoch::{Epoch, EpochOutcome},
     guest::{Execution, Leaks},
@@ -140,7 +140,11 @@ fn default_dir(args: &FuzzArgs) -> PathBuf {
     let special = (&machine.linux, &machine.patch, &machine.append, &args.canary);
     if special != (&None, &Vec::new(), &String::new(), &None) {
         let hash = blake3::hash(format!("{special:?}").as_bytes()).to_hex();
-        name = format!("{name}-{}{}", args.canary.as_deref().map_or(String::new(), |c| format!("{c}-")), &hash[..8]);
+        name = format!(
+            "{name}-{}{}",
+            args.canary.as_deref().map_or(String::new(), |c| format!("{c}-")),
+            &hash[..8]
+        );
     }
     if machine.engine == prepare::Engine::Par {
         name.push_str("-par");
@@ -257,10 +261,14 @@ impl PoolGuests {
         let recipe = &self.machine.recipe;
         let patches: Vec<String> = recipe.patches.iter().map(|patch| patch.display().to_string()).collect();
         let linux = recipe.linux.as_ref().map(|dir| dir.display().to_string());
-        [("append", recipe.append.clone()), ("linux", linux.unwrap_or_default()), ("patches", patches.join("\n"))]
-            .into_iter()
-            .filter(|(_, value)| !value.is_empty())
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect()
+        [
+            ("append", recipe.append.clone()),
+            ("linux", linux.unwrap_or_default()),
+            ("patches", patches.join("\n")),
+        ]
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
     }
 }

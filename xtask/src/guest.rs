@@ -142,7 +142,11 @@ fn payload(cache: &Cache, kernel: &Kernel) -> Result<Payload> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(kernel.key.as_bytes());
     for (name, content) in &sources {
-        hasher.update(name.as_bytes()).update(b"\0").update(&(content.len() as u64).to_le_bytes()).update(content);
+        hasher
+            .update(name.as_bytes())
+            .update(b"\0")
+            .update(&(content.len() as u64).to_le_bytes())
+            .update(content);
     }
     let key = hasher.finalize().to_hex()[..16].to_owned();
     let dir = cache.dir("payloads")?.join(&key);
@@ -225,7 +229,8 @@ fn build_modules(
         }
     }
     let folder = copy.join("kernel");
-    let output = build.make()?.arg(format!("M={}", folder.display())).arg("modules").output().context("make")?;
+    let output =
+        build.make()?.arg(format!("M={}", folder.display())).arg("modules").output().context("make")?;
     if !output.status.success() {
         let text = [output.stdout, output.stderr].concat();
         bail!("the guest modules do not build: {}", proc::tail(&String::from_utf8_lossy(&text)));

@@ -38,7 +38,8 @@ fn write_entry(out: &mut impl Write, inode: u32, name: &str, entry: &Entry) -> i
         Entry::File(data, true) => (0o100_755, data, (0, 0)),
         Entry::Device { major, minor } => (0o020_600, &[], (*major, *minor)),
     };
-    let size = u32::try_from(data.len()).map_err(|_| io::Error::other(format!("{name} is larger than 4 GiB")))?;
+    let size =
+        u32::try_from(data.len()).map_err(|_| io::Error::other(format!("{name} is larger than 4 GiB")))?;
     let name_size = name.len() as u32 + 1;
     // magic ino mode uid gid nlink mtime filesize devmajor devminor rdevmajor rdevminor namesize check
     let fields = [inode, mode, 0, 0, 1, 0, size, 0, 0, device.0, device.1, name_size, 0];

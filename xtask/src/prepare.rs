@@ -17,8 +17,8 @@ use harness::{
 };
 
 use crate::{
-    exit::Bug,
     accel::{self, Accel, AccelChoice},
+    exit::Bug,
     guest::{self, Machine, Recipe, Shape},
     kernel::{self, BuildRequest},
     matrix,
@@ -93,13 +93,11 @@ pub fn prepare(args: &MachineArgs) -> Result<Prepared> {
     let instance = matrix::instance(&args.instance)?;
     setup::ensure(&cache, &[Need::Kernel, Need::Vm])?;
     lap("set-up", &mut clock);
-    let request =
-        BuildRequest { instance: &instance, linux: args.linux.as_deref(), patches: &args.patch };
+    let request = BuildRequest { instance: &instance, linux: args.linux.as_deref(), patches: &args.patch };
     let kernel = kernel::build(&cache, &request)?;
     lap("kernel", &mut clock);
     let append = [instance.append.join(" "), args.append.clone()].join(" ").trim().to_owned();
-    let shape =
-        Shape { append, memory_mib: instance.memory_mib, numa_nodes: instance.numa_nodes.into() };
+    let shape = Shape { append, memory_mib: instance.memory_mib, numa_nodes: instance.numa_nodes.into() };
     let recipe = Recipe {
         instance: instance.name.clone(),
         append: args.append.clone(),

@@ -2,11 +2,11 @@
 //! `cargo xtask repro FOLDER`: runs a finding afresh and says k of n, whether it is the same bug, and, under the
 //! deterministic engine, whether the consoles were identical.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use ::fuzz::findings::{self, Stored};
 use anyhow::{Context, Result};
 use clap::Args;
-use ::fuzz::findings::{self, Stored};
 use harness::{
     det::{self, Limits, Snapshot},
     epoch::{EpochEnd, EpochOutcome},
@@ -21,6 +21,7 @@ use crate::{
     guest::{self, Machine},
     paths::Cache,
     prepare::{self, Engine, MachineArgs},
+    usage,
 };
 
 /// Options of `repro`.
@@ -63,6 +64,10 @@ struct Tally {
 /// # Errors
 /// When the folder is no finding or its machine cannot be made again.
 pub fn run(args: &ReproArgs) -> Outcome {
+    let verdict = args.folder.join("verdict.yaml");
+    if !verdict.exists() {
+        return Err(usage!("{} is no finding: it has no verdict.yaml", args.folder.display()));
+    }
     let stored = findings::load(&args.folder)?;
     let cache = Cache::open()?;
     let machine = machine_of(&cache, &stored)?;
@@ -113,7 +118,10 @@ fn machine_of(cache: &Cache, stored: &Stored) -> Result<Machine> {
             };
             let machine = prepare::prepare(&args)?.machine;
             if machine.config.key != *key {
-                eprintln!("warning: the machine differs from the finding's ({} against {key})", machine.config.key);
+                eprintln!(
+                    "warning: the machine differs from the finding's ({} against {key})",
+                    machine.config.key
+                );
             }
             Ok(machine)
         }
@@ -150,7 +158,10 @@ fn run_all(pool: &mut Pool, stored: &Stored, args: &ReproArgs, deterministic: bo
         tally.n_as_stored += u32::from(outcome.console == stored.console);
         if !args.json {
             let secs = outcome.wall.as_secs_f64();
-            println!("run {n}: {what} ({secs:.1} s, console {})", &blake3::hash(&outcome.console).to_hex()[..12]);
+            println!(
+                "run {n}: {what} ({secs:.1} s, console {})",
+                &blake3::hash(&outcome.console).to_hex()[..12]
+            );
         }
     }
     tally.n_consoles = if deterministic { consoles.len() } else { 0 };
@@ -195,9 +206,4 @@ fn print(tally: &Tally, stored: &Stored, deterministic: bool) {
             tally.n_as_stored, tally.n_runs
         );
     }
-}
-
-/// Is a path a finding's folder?
-pub fn is_finding(path: &Path) -> bool {
-    path.join("verdict.yaml").exists()
 }

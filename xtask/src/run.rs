@@ -90,7 +90,11 @@ fn show(epoch: &Epoch, outcome: &EpochOutcome, whole_console: bool) {
             (true, false) => "did not end",
             (false, _) => "not reached",
         };
-        println!("program {idx}: {state}, {:?} of guest time, {} edges", result.guest_time, result.cover.len());
+        println!(
+            "program {idx}: {state}, {:?} of guest time, {} edges",
+            result.guest_time,
+            result.cover.len()
+        );
         let mut results = result.op_results.iter();
         for thread in &program.threads {
             println!("thread cpu={}", thread.cpu);

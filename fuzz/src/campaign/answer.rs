@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 use harness::{
-    guest::Leaks,
     epoch::{EpochEnd, EpochOutcome},
+    guest::Leaks,
     oracle::Report,
     program::Program,
 };

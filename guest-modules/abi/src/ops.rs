@@ -245,7 +245,13 @@ pub static OPS: &[OpSpec] = &[
         args: &[SLOT, MEMCG, NID, number("n", Field::A, 1, 4096)],
         doc: "debugfs scan of slot {slot}: cgroup {memcg}, node {nid}, {n} objects",
     },
-    OpSpec { kind: kind::DEBUGFS_WALK, name: "debugfs_walk", weight: 1, args: &[], doc: "walk the debugfs tree" },
+    OpSpec {
+        kind: kind::DEBUGFS_WALK,
+        name: "debugfs_walk",
+        weight: 1,
+        args: &[],
+        doc: "walk the debugfs tree",
+    },
     OpSpec {
         kind: kind::BARRIER,
         name: "barrier",

@@ -32,7 +32,15 @@ impl Op {
     /// Reverses [`Op::to_bytes`]. Any bytes give an op; whether it means something is the op table's business.
     pub fn from_bytes(bytes: &[u8; OP_BYTES]) -> Op {
         let word = |i: usize| u32::from_le_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
-        Op { kind: bytes[0], slot: bytes[1], memcg: bytes[2], nid: bytes[3], a: word(4), b: word(8), c: word(12) }
+        Op {
+            kind: bytes[0],
+            slot: bytes[1],
+            memcg: bytes[2],
+            nid: bytes[3],
+            a: word(4),
+            b: word(8),
+            c: word(12),
+        }
     }
 }
 

@@ -15,8 +15,8 @@ use abi::{
     ops,
     program::{WIRE_MAX, WireThread, decode},
     shm::{
-        DATA_BYTES, DATA_OFFSET, Header, PROGRAMS_BYTES, PROGRAMS_OFFSET, ProgramRef, ProgramResult, RESULTS_OFFSET,
-        flag, state, status,
+        DATA_BYTES, DATA_OFFSET, Header, PROGRAMS_BYTES, PROGRAMS_OFFSET, ProgramRef, ProgramResult,
+        RESULTS_OFFSET, flag, state, status,
     },
 };
 use nix::{
@@ -79,7 +79,8 @@ impl<'a> Runner<'a> {
             return Err(format!("program {program_idx} lies outside the batch"));
         }
         let bytes = self.world.shm.read_bytes(offset, len);
-        let (n_threads, threads) = decode(&bytes).map_err(|error| format!("program {program_idx}: {error:?}"))?;
+        let (n_threads, threads) =
+            decode(&bytes).map_err(|error| format!("program {program_idx}: {error:?}"))?;
         let threads: Vec<WireThread> = threads.into_iter().flatten().collect();
 
         let result_at = RESULTS_OFFSET + program_idx * size_of::<ProgramResult>();

@@ -119,14 +119,16 @@ pub fn check_module(device: &File) -> Result<()> {
 pub fn shared_memory() -> Result<Mapping> {
     let device = find_pci(IVSHMEM).context("look for ivshmem")?.ok_or("no ivshmem device")?;
     put(device.join("enable"), "1")?;
-    let bar = File::options().read(true).write(true).open(device.join("resource2")).context("ivshmem BAR 2")?;
+    let bar =
+        File::options().read(true).write(true).open(device.join("resource2")).context("ivshmem BAR 2")?;
     Mapping::of_file(&bar, SHM_BYTES).context("map ivshmem BAR 2")
 }
 
 fn find_pci((vendor, device): (&str, &str)) -> io::Result<Option<PathBuf>> {
     for entry in fs::read_dir("/sys/bus/pci/devices")? {
         let path = entry?.path();
-        let is = |file: &str, id: &str| fs::read_to_string(path.join(file)).is_ok_and(|text| text.trim() == id);
+        let is =
+            |file: &str, id: &str| fs::read_to_string(path.join(file)).is_ok_and(|text| text.trim() == id);
         if is("vendor", vendor) && is("device", device) {
             return Ok(Some(path));
         }

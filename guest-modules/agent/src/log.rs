@@ -15,7 +15,8 @@ pub fn failure(text: &str) {
 
 fn emit(prefix: &str, text: &str) {
     let line = format!("<4>{prefix}: {text}\n");
-    let written = File::options().write(true).open("/dev/kmsg").and_then(|mut log| log.write_all(line.as_bytes()));
+    let written =
+        File::options().write(true).open("/dev/kmsg").and_then(|mut log| log.write_all(line.as_bytes()));
     if written.is_err() {
         println!("{prefix}: {text}");
     }

@@ -71,7 +71,9 @@ pub fn enter(memcg: u8) -> io::Result<i32> {
 
 /// Removes every group a program may have left; what is still in use stays and is counted.
 pub fn remove_groups() -> usize {
-    (0..N_MEMCGS as u8).filter(|memcg| group(*memcg).exists() && fs::remove_dir(group(*memcg)).is_err()).count()
+    (0..N_MEMCGS as u8)
+        .filter(|memcg| group(*memcg).exists() && fs::remove_dir(group(*memcg)).is_err())
+        .count()
 }
 
 fn write(path: PathBuf, text: &str) -> io::Result<i32> {

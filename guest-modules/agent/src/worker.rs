@@ -55,13 +55,11 @@ impl Worker {
         let (command_out, command_in) = pipe()?;
         let (done_out, done_in) = pipe()?;
         // The closure owns the worker's ends, so they are closed here when it is dropped: a dead worker is an EOF.
-        let pid = sys::spawn(move || {
-            match serve(thread, world, command_out.into(), done_in.into()) {
-                Ok(()) => 0,
-                Err(error) => {
-                    crate::log::failure(&format!("worker {thread}: {error}"));
-                    1
-                }
+        let pid = sys::spawn(move || match serve(thread, world, command_out.into(), done_in.into()) {
+            Ok(()) => 0,
+            Err(error) => {
+                crate::log::failure(&format!("worker {thread}: {error}"));
+                1
             }
         })?;
         Ok(Worker { pid, commands: command_in.into(), done: done_out.into() })
@@ -88,10 +86,13 @@ fn serve(thread: usize, world: World<'_>, mut commands: File, mut done: File) ->
     loop {
         let mut command = [0; 8];
         commands.read_exact(&mut command)?;
-        let word = |i: usize| u32::from_le_bytes([command[i], command[i + 1], command[i + 2], command[i + 3]]);
+        let word =
+            |i: usize| u32::from_le_bytes([command[i], command[i + 1], command[i + 2], command[i + 3]]);
         let program = world.shm.read_bytes(word(0) as usize, word(4) as usize);
         // The agent has decoded the program already.
-        let Some(wire) = decode(&program).ok().and_then(|(_, threads)| threads.get(thread).copied().flatten()) else {
+        let Some(wire) =
+            decode(&program).ok().and_then(|(_, threads)| threads.get(thread).copied().flatten())
+        else {
             return Err(io::ErrorKind::InvalidData.into());
         };
         let cpu = usize::from(wire.cpu) % world.n_cpus;
