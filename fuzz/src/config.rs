@@ -32,8 +32,10 @@ pub struct CampaignConfig<'a> {
     pub leak_scan_every: u64,
     /// Whether a new finding's batch is rerun in part, to keep only the programs it takes.
     pub reduce: Reduce,
-    /// Reads a console: `harness::oracle::judge`, with symbols where the caller has them.
+    /// Reads a console: `harness::oracle::judge`.
     pub judge: &'a dyn Fn(&[u8]) -> Vec<Report>,
+    /// Adds source lines to the report of a finding: `harness::symbolize::annotate`, where the caller has an image.
+    pub annotate: &'a dyn Fn(&str) -> String,
 }
 
 /// How many programs make an epoch.

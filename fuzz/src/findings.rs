@@ -42,6 +42,8 @@ pub struct Evidence {
     pub end: String,
     /// What the guest printed.
     pub console: Vec<u8>,
+    /// The report as printed, or the end of the console where there is none; with source lines.
+    pub excerpt: String,
     /// What ran, up to and including the program in flight.
     pub batch: Vec<Program>,
     /// What it ran on.
@@ -348,7 +350,7 @@ mod tests {
         let alt_titles = vec![format!("{title}, otherwise")];
         let report = Report { title: title.into(), alt_titles, end: console.len(), ..Report::default() };
         let first_seen = Duration::from_millis(1500);
-        Evidence { report, end: "kernel".into(), console, batch, record, first_seen, execs: 9 }
+        Evidence { excerpt: String::new(), report, end: "kernel".into(), console, batch, record, first_seen, execs: 9 }
     }
 
     #[test]

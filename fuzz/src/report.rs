@@ -4,14 +4,27 @@
 
 use std::{fmt::Write, path::Path};
 
-use harness::program::{Program, describe};
+use harness::{
+    oracle::Report,
+    program::{Program, describe},
+};
 
 use crate::findings::Evidence;
 
 /// Longest piece of console quoted, bytes.
 const QUOTE_BYTES_MAX: usize = 16 << 10;
-/// Frames of the blamed stack shown.
-const FRAMES_MAX: usize = 32;
+
+/// The piece of a console that a report quotes: the oracle's report, else the end; `annotate` adds source lines.
+pub fn excerpt(report: &Report, console: &[u8], annotate: &dyn Fn(&str) -> String) -> String {
+    let end = report.end.min(console.len());
+    let raw = &console[report.start.min(end)..end];
+    if raw.is_empty() {
+        return String::from_utf8_lossy(&console[console.len().saturating_sub(QUOTE_BYTES_MAX / 4)..]).into_owned();
+    }
+    let shown = &raw[..raw.len().min(QUOTE_BYTES_MAX)];
+    let cut = if shown.len() < raw.len() { "\n[cut here; all of it is in console.log]\n" } else { "" };
+    annotate(&String::from_utf8_lossy(shown)) + cut
+}
 
 /// The report. `folder` is where it will lie.
 pub fn render(evidence: &Evidence, folder: &Path) -> String {
@@ -19,7 +32,7 @@ pub fn render(evidence: &Evidence, folder: &Path) -> String {
     // Writing to a string cannot fail.
     let _ = write_head(&mut out, evidence);
     let _ = write_reproduce(&mut out, evidence, folder);
-    write_stack(&mut out, evidence);
+    let _ = write!(out, "## Kernel log\n\n{}", quote(&evidence.excerpt));
     write_programs(&mut out, evidence);
     out
 }
@@ -60,32 +73,6 @@ fn write_reproduce(out: &mut String, evidence: &Evidence, folder: &Path) -> std:
             writeln!(out, "The whole batch, {n_programs} long, showed the same title when run again.\n")
         }
         (None, false) => writeln!(out, "The batch as it ran, {n_programs} long; it was not run again.\n"),
-    }
-}
-
-fn write_stack(out: &mut String, evidence: &Evidence) {
-    let report = &evidence.report;
-    if !report.frames.is_empty() {
-        let mut stack = String::new();
-        for frame in report.frames.iter().take(FRAMES_MAX) {
-            let module = frame.module.as_ref().map_or(String::new(), |module| format!(" [{module}]"));
-            let sure = if frame.reliable { "" } else { "? " };
-            let _ = writeln!(stack, "{sure}{}+{:#x}/{:#x}{module}", frame.function, frame.offset, frame.size);
-        }
-        let _ = write!(out, "## Stack\n\n{}", quote(&stack));
-    }
-    let end = report.end.min(evidence.console.len());
-    let raw = &evidence.console[report.start.min(end)..end];
-    let shown = &raw[..raw.len().min(QUOTE_BYTES_MAX)];
-    if shown.is_empty() {
-        let from = evidence.console.len().saturating_sub(QUOTE_BYTES_MAX / 4);
-        let tail = String::from_utf8_lossy(&evidence.console[from..]);
-        let _ = write!(out, "## End of the console\n\n{}", quote(&tail));
-        return;
-    }
-    let _ = write!(out, "## Kernel log\n\n{}", quote(&String::from_utf8_lossy(shown)));
-    if shown.len() < raw.len() {
-        let _ = writeln!(out, "Cut here; all of it is in `console.log`.\n");
     }
 }
 

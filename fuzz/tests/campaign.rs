@@ -40,6 +40,7 @@ fn config(dir: &Path, seed: u64, execs_max: u64) -> CampaignConfig<'static> {
         leak_scan_every: 4,
         reduce: Reduce::Batch,
         judge: &judge,
+        annotate: &|text: &str| text.to_owned(),
     }
 }
 

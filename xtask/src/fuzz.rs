@@ -25,6 +25,7 @@ use harness::{
     oracle,
     pool::Pool,
     program::Schedule,
+    symbolize::{self, Symbolizer},
 };
 
 use crate::{
@@ -85,6 +86,12 @@ pub fn run(args: &FuzzArgs) -> Outcome {
     let mut guests = PoolGuests { pool: prepared.pool()?, machine: prepared.machine.clone() };
     announce(&prepared, &dir, args);
     let judge = |console: &[u8]| oracle::judge(console);
+    // Opened at the first finding: a campaign without one needs no symbols.
+    let symbolizer = std::cell::OnceCell::new();
+    let annotate = |text: &str| match symbolizer.get_or_init(|| symbols(&prepared.machine)) {
+        Some(symbolizer) => symbolize::annotate(text, symbolizer),
+        None => text.to_owned(),
+    };
     let config = CampaignConfig {
         dir,
         instance: args.machine.instance.clone(),
@@ -99,9 +106,17 @@ pub fn run(args: &FuzzArgs) -> Outcome {
         leak_scan_every: if canary == canary::LEAK { 1 } else { LEAK_SCAN_EVERY },
         reduce: if deterministic { Reduce::Batch } else { Reduce::Never },
         judge: &judge,
+        annotate: &annotate,
     };
     let summary = ::fuzz::run(config, &mut guests, &mut print_event)?;
     Ok(finish(&prepared, &summary))
+}
+
+/// Symbols of a machine, if its kernel has any.
+fn symbols(machine: &Machine) -> Option<Symbolizer> {
+    Symbolizer::new(&machine.vmlinux, &machine.modules)
+        .inspect_err(|error| eprintln!("warning: reports have no source lines: {error}"))
+        .ok()
 }
 
 /// A flag that Ctrl-C, SIGTERM or SIGHUP sets. A second signal ends the process at once, unless it comes so soon that it

@@ -20,6 +20,7 @@ use crate::{
     findings::{Evidence, Record},
     guests::Guests,
     reduce::{Reduction, Shown},
+    report,
     status::Event,
 };
 
@@ -170,10 +171,12 @@ impl Campaign<'_> {
             batch: Vec::new(),
         };
         let (end, console) = (end_text(&outcome.end), outcome.console.clone());
+        let excerpt = report::excerpt(&report, &console, self.config.annotate);
         Evidence {
             report,
             end,
             console,
+            excerpt,
             batch,
             record,
             first_seen: self.elapsed(),
