@@ -2,13 +2,13 @@
 //! `cargo xtask repro FOLDER`: runs a finding afresh and says k of n, whether it is the same bug, and, under the
 //! deterministic engine, whether the consoles were identical.
 
-use std::path::PathBuf;
+use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use ::fuzz::findings::{self, Stored};
 use anyhow::{Context, Result};
 use clap::Args;
 use harness::{
-    det::{self, Limits, Snapshot},
+    det::Snapshot,
     epoch::{EpochEnd, EpochOutcome},
     guest::Execution,
     oracle,
@@ -23,6 +23,9 @@ use crate::{
     prepare::{self, Engine, MachineArgs},
     usage,
 };
+
+/// Longest wall time one run may take, waiting for its turn included.
+const RUN_LIMIT: Duration = Duration::from_secs(900);
 
 /// Options of `repro`.
 #[derive(Debug, Args)]
@@ -76,13 +79,19 @@ pub fn run(args: &ReproArgs) -> Outcome {
         true => Execution::Deterministic,
         false => prepare::execution(&cache, Engine::Par, AccelChoice::Auto)?,
     };
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let jobs = args.jobs.unwrap_or(if deterministic { cores } else { 1 });
-    let mut pool = prepare::pool(&cache, &machine, execution, jobs)?;
-    if deterministic {
+    let tally = if deterministic {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut pool = prepare::pool(&cache, &machine, execution, args.jobs.unwrap_or(cores))?;
         check_snapshot(&pool, &stored)?;
-    }
-    let tally = run_all(&mut pool, &stored, args, deterministic);
+        for _ in 0..args.times {
+            pool.submit(stored.epoch());
+        }
+        run_all(&stored, args, || Ok(pool.next(RUN_LIMIT)))?
+    } else {
+        // A fresh guest for each run: what an earlier one left behind is not part of the finding.
+        let fresh = || prepare::pool(&cache, &machine, execution, 1);
+        run_all(&stored, args, || Ok(Some(fresh()?.run(stored.epoch()))))?
+    };
     if args.json {
         println!("{}", serde_json::to_string(&tally)?);
     } else {
@@ -141,15 +150,15 @@ fn check_snapshot(pool: &Pool, stored: &Stored) -> Result<()> {
     Ok(())
 }
 
-fn run_all(pool: &mut Pool, stored: &Stored, args: &ReproArgs, deterministic: bool) -> Tally {
+fn run_all(
+    stored: &Stored,
+    args: &ReproArgs,
+    mut next: impl FnMut() -> Result<Option<EpochOutcome>>,
+) -> Result<Tally> {
     let mut tally = Tally { n_runs: args.times, ..Tally::default() };
-    let mut consoles = std::collections::HashSet::new();
-    // A parallel guest must be fresh for each run, so there each run has a pool turn of its own.
-    for _ in 0..args.times {
-        pool.submit(stored.epoch());
-    }
+    let mut consoles = HashSet::new();
     for n in 1..=args.times {
-        let Some(outcome) = pool.next(2 * Limits::default().wall + det::BOOT_LIMIT) else {
+        let Some(outcome) = next()? else {
             tally.n_infrastructure += 1;
             continue;
         };
@@ -164,8 +173,8 @@ fn run_all(pool: &mut Pool, stored: &Stored, args: &ReproArgs, deterministic: bo
             );
         }
     }
-    tally.n_consoles = if deterministic { consoles.len() } else { 0 };
-    tally
+    tally.n_consoles = consoles.len();
+    Ok(tally)
 }
 
 fn judge(outcome: &EpochOutcome, stored: &Stored, tally: &mut Tally) -> String {
@@ -201,9 +210,15 @@ fn print(tally: &Tally, stored: &Stored, deterministic: bool) {
     }
     if deterministic {
         let identical = if tally.n_consoles == 1 { "identical" } else { "NOT identical" };
-        println!(
-            "consoles: {identical} among the runs; {} of {} equal the stored one byte for byte",
-            tally.n_as_stored, tally.n_runs
-        );
+        println!("consoles: {identical} among the runs; {}", as_stored(tally, stored));
+    }
+}
+
+/// How the consoles compare with the stored one.
+fn as_stored(tally: &Tally, stored: &Stored) -> String {
+    if stored.record.confirmed {
+        format!("{} of {} equal the stored one byte for byte", tally.n_as_stored, tally.n_runs)
+    } else {
+        "the stored one was not confirmed by a run of its own".to_owned()
     }
 }
