@@ -121,6 +121,7 @@ pub const DEBIAN_TOOLS: &[DebianTool] = &[
     tool("xz-utils", Probe::Program("xz"), Need::Kernel, "unpacks kernel sources"),
     tool("lz4", Probe::Program("lz4"), Need::Kernel, "compresses bzImage: the quickest to unpack"),
     tool("kmod", Probe::Program("modinfo"), Need::Kernel, "reads modules"),
+    tool("cpio", Probe::Program("cpio"), Need::Kernel, "reads the initramfs back, in the tests"),
     tool("stress-ng", Probe::Program("stress-ng"), Need::Workload, "the workload of known regressions"),
 ];
 
