@@ -147,12 +147,12 @@ impl Drop for Pool {
 
 impl Shared {
     fn snapshot(&self, schedule: Schedule, leaks: Leaks) -> Result<Snapshot, MachineError> {
-        let mut snapshots = lock(&self.snapshots);
-        if let Some(snapshot) = snapshots.get(&(schedule, leaks)) {
+        if let Some(snapshot) = lock(&self.snapshots).get(&(schedule, leaks)) {
             return Ok(snapshot.clone());
         }
+        // Not under the lock: other workers go on while this one boots, and two that want the same one wait in there.
         let snapshot = det::snapshot(&self.config.guest, schedule, leaks, &self.config.snapshots)?;
-        snapshots.insert((schedule, leaks), snapshot.clone());
+        lock(&self.snapshots).insert((schedule, leaks), snapshot.clone());
         Ok(snapshot)
     }
 
