@@ -20,6 +20,7 @@ mod repro;
 mod run;
 mod setup;
 mod source;
+mod test;
 mod tools;
 mod tree;
 mod triage;
@@ -44,6 +45,8 @@ enum Command {
     Run(run::RunArgs),
     /// Run a finding afresh: k of n, same bug or another, consoles identical or not.
     Repro(repro::ReproArgs),
+    /// Everything CI runs: format, lints, tests, and guests with a real kernel.
+    Test(test::TestArgs),
     /// Judge console or dmesg logs.
     Triage(triage::TriageArgs),
     /// Say what is missing or slow on this machine, and the mend.
@@ -66,6 +69,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Repro(args) => repro::run(&args),
+        Command::Test(args) => test::run(&args),
         Command::Triage(args) => triage::run(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Setup(args) => setup::run(args),

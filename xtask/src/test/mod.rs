@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask test`: everything CI runs. Format, lints, cargo's tests, house rules, wrong command lines; then a real
+//! kernel in real guests.
+//!
+//! The last three need things that a cargo test would have to skip when they are not there (a kernel, QEMU, minutes), so
+//! they are checks of this command: what they need is made, and they always run.
+
+mod campaign;
+mod canaries;
+mod checks;
+mod cli;
+mod det;
+mod machines;
+mod rust;
+mod tidy;
+
+use std::{path::PathBuf, thread};
+
+use anyhow::Result;
+use clap::CommandFactory;
+use harness::guest::Execution;
+
+use self::checks::{Checks, Tally};
+use crate::{
+    accel::AccelChoice,
+    exit::{self, Exit, Outcome},
+    paths,
+    prepare::{self, Engine, MachineArgs, Prepared},
+};
+
+/// The kernel that guests run.
+const INSTANCE: &str = "kasan-6.12";
+
+/// Options of `test`.
+#[derive(Debug, clap::Args)]
+pub struct TestArgs {
+    /// Without what takes longest: the parallel engine and whole campaigns
+    #[arg(long)]
+    quick: bool,
+    /// Only checks whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// None: what goes wrong is printed before the total.
+pub fn run(args: &TestArgs) -> Outcome {
+    let mut tally = Tally::default();
+    let result = run_parts(args, &mut tally);
+    // The total comes last whatever happened.
+    let exit = match &result {
+        Err(error) => {
+            println!("error: {error:#}");
+            exit::exit_of(error)
+        }
+        Ok(()) if tally.n_failed() > 0 => Exit::Bug,
+        Ok(()) if tally.n_passed() == 0 => {
+            println!("error: no check is called `{}`", args.only.as_deref().unwrap_or_default());
+            Exit::Usage
+        }
+        Ok(()) => Exit::Pass,
+    };
+    tally.print();
+    Ok(exit)
+}
+
+fn run_parts(args: &TestArgs, tally: &mut Tally) -> Result<()> {
+    let only = args.only.as_deref();
+    tally.part("house rules", only, house_rules);
+    if Checks::any(only, rust::NAMES) {
+        rust::ensure_components()?;
+    }
+    tally.part("rust", only, rust::run);
+    if !Checks::any(
+        only,
+        &[cli::NAMES, det::NAMES, machines::NAMES, canaries::NAMES, campaign::NAMES].concat(),
+    ) {
+        return Ok(());
+    }
+    let prepared = prepare()?;
+    tally.part("command line", only, |checks| cli::run(checks, &prepared));
+    thread::scope(|scope| {
+        // Guest time is host time there, most of it spent waiting for a hung task to be noticed.
+        let slow = (!args.quick)
+            .then(|| scope.spawn(|| Checks::collect(only, |checks| canaries::parallel(checks, &prepared))));
+        tally.part("boot", only, |checks| {
+            machines::run(checks, &prepared);
+            det::run(checks, &prepared);
+            canaries::deterministic(checks, &prepared);
+            if !args.quick {
+                campaign::run(checks, &prepared);
+            }
+        });
+        if let Some(Ok(checks)) = slow.map(thread::ScopedJoinHandle::join) {
+            tally.add("boot", checks);
+        }
+    });
+    Ok(())
+}
+
+fn house_rules(checks: &mut Checks) {
+    let command = crate::Cli::command();
+    let subcommands: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+    let sources = tidy::sources(&paths::repo_root());
+    checks.check("tidy", || tidy::check(&sources?, &subcommands));
+}
+
+/// The machine that everything below runs on, deterministic engine.
+fn prepare() -> Result<Prepared> {
+    let args = MachineArgs {
+        instance: INSTANCE.into(),
+        linux: None,
+        patch: Vec::new(),
+        append: String::new(),
+        engine: Engine::Det,
+        accel: AccelChoice::Auto,
+        jobs: None,
+    };
+    let prepared = prepare::prepare(&args)?;
+    eprintln!("machine {}: {}", prepared.machine.config.key, prepare::phases_text(&prepared.phases));
+    debug_assert_eq!(prepared.execution, Execution::Deterministic);
+    Ok(prepared)
+}
+
+/// This very program.
+fn xtask() -> Result<PathBuf> {
+    Ok(std::env::current_exe()?)
+}
