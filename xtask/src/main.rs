@@ -3,6 +3,7 @@
 
 mod accel;
 mod apt;
+mod bench;
 mod config;
 mod doctor;
 mod exit;
@@ -53,6 +54,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Install what is missing.
     Setup(setup::Args),
+    /// Say what boots, epochs and programs cost, as ratios.
+    Bench(bench::BenchArgs),
     /// Build kernels.
     Kernel(kernel::Args),
 }
@@ -73,6 +76,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::Triage(args) => triage::run(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Setup(args) => setup::run(args),
+        Command::Bench(args) => bench::run(&args),
         Command::Kernel(args) => kernel::run(args),
     }
 }

@@ -66,6 +66,11 @@ pub fn mount_all() -> Result<()> {
     Ok(())
 }
 
+/// Mounts what [`out_byte`] needs.
+pub fn mount_dev() -> nix::Result<()> {
+    mount(Some("devtmpfs"), "/dev", Some("devtmpfs"), MsFlags::empty(), None::<&str>)
+}
+
 /// Memory cgroups for programs, swap on zram, a kernel log that drops nothing.
 pub fn prepare() -> Result<()> {
     put(format!("{CGROUP_ROOT}/cgroup.subtree_control"), "+memory")?;
