@@ -14,5 +14,6 @@ pub mod par;
 pub mod pool;
 pub mod program;
 pub mod qmp;
+pub mod run_dir;
 pub mod shm;
 pub mod symbolize;

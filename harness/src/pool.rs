@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
@@ -17,6 +17,7 @@ use crate::{
     machine::MachineError,
     par::Stream,
     program::Schedule,
+    run_dir::RunDir,
 };
 
 /// What every worker needs.
@@ -41,7 +42,7 @@ pub struct Pool {
     early: BTreeMap<u64, EpochOutcome>,
     n_submitted: u64,
     n_answered: u64,
-    run_root: PathBuf,
+    _run_dir: RunDir,
 }
 
 struct Shared {
@@ -63,7 +64,7 @@ impl Pool {
     /// # Errors
     /// When the folder for running machines cannot be made.
     pub fn new(config: PoolConfig) -> io::Result<Pool> {
-        let run_root = fresh_run_dir()?;
+        let own_dir = RunDir::new()?;
         let (send, outcomes) = mpsc::channel();
         let jobs = config.jobs.max(1);
         let shared = Arc::new(Shared {
@@ -74,12 +75,19 @@ impl Pool {
         });
         for job in 0..jobs {
             let (shared, send, run_dir) =
-                (Arc::clone(&shared), send.clone(), run_root.join(format!("job{job}")));
+                (Arc::clone(&shared), send.clone(), own_dir.path().join(format!("job{job}")));
             thread::Builder::new()
                 .name(format!("guest{job}"))
                 .spawn(move || work(&shared, &send, &run_dir))?;
         }
-        Ok(Pool { shared, outcomes, early: BTreeMap::new(), n_submitted: 0, n_answered: 0, run_root })
+        Ok(Pool {
+            shared,
+            outcomes,
+            early: BTreeMap::new(),
+            n_submitted: 0,
+            n_answered: 0,
+            _run_dir: own_dir,
+        })
     }
 
     /// What the pool was made with.
@@ -141,7 +149,6 @@ impl Drop for Pool {
     fn drop(&mut self) {
         lock(&self.shared.queue).closed = true;
         self.shared.wake.notify_all();
-        let _ = fs::remove_dir_all(&self.run_root);
     }
 }
 
@@ -203,22 +210,6 @@ fn run_one(
         Some((_, stream)) => stream.run_epoch(epoch, config.limits),
         None => EpochOutcome::failed(EpochEnd::Machine("no guest".into()), epoch.programs.len()),
     }
-}
-
-/// A folder of this process for sockets, consoles and shared memory; in memory where there is room for that.
-fn fresh_run_dir() -> io::Result<PathBuf> {
-    static COUNTER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let n = COUNTER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let name = format!("shrinktorture-{}-{n}", std::process::id());
-    let dirs = [PathBuf::from("/dev/shm"), std::env::temp_dir()];
-    let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for dir in dirs {
-        match fs::create_dir(dir.join(&name)) {
-            Ok(()) => return Ok(dir.join(&name)),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
