@@ -26,7 +26,8 @@ use nix::{
 
 use crate::{
     boot::{Context, Result, put},
-    log, sys, user_ops,
+    log, sys,
+    user_ops::Groups,
     watch::Watch,
     worker::{Worker, World},
 };
@@ -43,6 +44,7 @@ pub struct Runner<'a> {
     workers: Vec<Worker>,
     watch: Watch,
     data_used: usize,
+    groups: Groups,
 }
 
 impl<'a> Runner<'a> {
@@ -51,7 +53,13 @@ impl<'a> Runner<'a> {
         let workers: io::Result<Vec<Worker>> =
             (0..N_THREADS).map(|thread| Worker::spawn(thread, world)).collect();
         let watch = Watch::new().context("/dev/kmsg")?;
-        Ok(Runner { world, workers: workers.context("fork a worker")?, watch, data_used: 0 })
+        Ok(Runner {
+            world,
+            workers: workers.context("fork a worker")?,
+            watch,
+            data_used: 0,
+            groups: Groups::default(),
+        })
     }
 
     /// Runs the batch the header announces; the state to end with.
@@ -87,6 +95,7 @@ impl<'a> Runner<'a> {
         let mut result =
             ProgramResult { status: status::RUNNING, start_ns: sys::now_ns(), ..ProgramResult::default() };
         self.world.shm.write(result_at, result);
+        self.groups.note(&threads);
         self.world.control.reset(n_threads);
         for worker in &mut self.workers[..n_threads] {
             worker.start(place.offset, place.len).context("start a worker")?;
@@ -172,7 +181,7 @@ impl<'a> Runner<'a> {
     fn clean_up(&mut self) -> Result<()> {
         // A shrinker_free() that never returns stops PID 1 here; the hung-task detector then reports it.
         sys::ioctl_value(self.world.device, ioc::RESET.into(), 0).context("reset the module")?;
-        user_ops::remove_groups();
+        self.groups.remove();
         Ok(())
     }
 

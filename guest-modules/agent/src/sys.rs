@@ -182,13 +182,17 @@ pub fn touch_anonymous(len: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until `counter` reaches `target`, yielding, at most `limit_ns`; whether it did.
+/// Waits until `counter` reaches `target`, at most `limit_ns`; whether it did.
+///
+/// Whoever it waits for is on another CPU, which the deterministic engine turns to at a `pause` and otherwise not before
+/// the next timer, or on this CPU, and then it takes a yield.
 pub fn wait_for(counter: &AtomicU32, target: u32, limit_ns: u64) -> bool {
     let start = now_ns();
     while counter.load(Ordering::SeqCst) < target {
         if now_ns() - start > limit_ns {
             return false;
         }
+        std::hint::spin_loop();
         std::thread::yield_now();
     }
     true

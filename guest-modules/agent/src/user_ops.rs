@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use abi::layout::{MEMCG_ROOT, N_MEMCGS, Op, kind};
+use abi::{
+    layout::{MEMCG_ROOT, N_MEMCGS, Op, kind},
+    program::WireThread,
+};
 
 use crate::{control::Control, sys};
 
@@ -69,11 +72,28 @@ pub fn enter(memcg: u8) -> io::Result<i32> {
     write(group(memcg).join("cgroup.procs"), "0")
 }
 
-/// Removes every group a program may have left; what is still in use stays and is counted.
-pub fn remove_groups() -> usize {
-    (0..N_MEMCGS as u8)
-        .filter(|memcg| group(*memcg).exists() && fs::remove_dir(group(*memcg)).is_err())
-        .count()
+/// Groups that programs may have left. Asking the kernel costs more than a short program.
+#[derive(Debug, Default)]
+pub struct Groups([bool; N_MEMCGS]);
+
+impl Groups {
+    /// Notes which groups a program may make.
+    pub fn note(&mut self, threads: &[WireThread<'_>]) {
+        let ops = threads.iter().flat_map(WireThread::ops);
+        for op in ops.filter(|op| op.kind == kind::MEMCG_CREATE) {
+            if let Some(made) = self.0.get_mut(usize::from(op.memcg)) {
+                *made = true;
+            }
+        }
+    }
+
+    /// Removes them; what is still in use stays noted.
+    pub fn remove(&mut self) {
+        for (memcg, made) in self.0.iter_mut().enumerate().filter(|(_, made)| **made) {
+            let removed = fs::remove_dir(group(memcg as u8));
+            *made = removed.is_err_and(|error| error.kind() != io::ErrorKind::NotFound);
+        }
+    }
 }
 
 fn write(path: PathBuf, text: &str) -> io::Result<i32> {
