@@ -186,7 +186,7 @@ mod tests {
             .aiming(Aim::AtMost(1.3));
         let rate = Figure::new("programs", "par", 2, "/s", Spread::exact(120.4));
         expect![[r#"
-            figure            engine  guests  median (min-max)  unit  bound  ratio  aim              bound is
+            figure            engine  guests  median (min-max)  unit  bound  ratio  aim          bound is
             boot to first op  det     1       6.10 (6.00-6.50)  s     5.00   1.22   <= 1.3  met  bare boot
             programs          par     2       120               /s    -      -      -
         "#]]
