@@ -66,7 +66,7 @@ struct Report {
     instance: String,
     qemu: String,
     before: load::Load,
-    after: load::Load,
+    after: Option<load::Load>,
     figures: Vec<Figure>,
 }
 
@@ -76,32 +76,39 @@ struct Report {
 /// When the machine cannot be made ready or a guest does not do what it is asked.
 pub fn run(args: &BenchArgs) -> Outcome {
     let before = load::sample()?;
-    let mut figures = Vec::new();
-    let (mut instance, mut qemu) = (String::new(), String::new());
-    for engine in engines(args.machine.engine) {
-        let mut prepared = prepare::prepare(&MachineArgs { engine, ..args.machine.clone() })?;
-        let (execution, schedule) = (prepared.execution, Schedule::default());
-        if execution == Execution::Deterministic {
-            prepared.boot(&[schedule], Leaks::Ignore)?;
-        }
-        (instance, qemu) =
-            (prepared.machine.recipe.instance.clone(), prepared.machine.config.qemu_version.clone());
-        let run_dir = tempfile::tempdir().context("folder for machines")?;
-        figures.extend(measure(&Bench { args, prepared, execution, schedule, run_dir })?);
-    }
-    let report = Report { instance, qemu, before, after: load::sample()?, figures };
+    let mut report = Report {
+        instance: args.machine.instance.clone(),
+        qemu: String::new(),
+        before,
+        after: None,
+        figures: Vec::new(),
+    };
+    let measured =
+        engines(args.machine.engine).into_iter().try_for_each(|engine| one_engine(args, engine, &mut report));
+    report.after = Some(load::sample()?);
+    // What was measured before something failed is worth having.
     print(&report, args.json)?;
-    Ok(Exit::Pass)
+    measured.map(|()| Exit::Pass)
+}
+
+fn one_engine(args: &BenchArgs, engine: Engine, report: &mut Report) -> Result<()> {
+    let mut prepared = prepare::prepare(&MachineArgs { engine, ..args.machine.clone() })?;
+    report.qemu = prepared.machine.config.qemu_version.clone();
+    let (execution, schedule) = (prepared.execution, Schedule::default());
+    if execution == Execution::Deterministic {
+        prepared.boot(&[schedule], Leaks::Ignore)?;
+    }
+    let run_dir = tempfile::tempdir().context("folder for machines")?;
+    measure(&Bench { args, prepared, execution, schedule, run_dir }, &mut report.figures)
 }
 
 fn engines(choice: Engine) -> Vec<Engine> {
     if choice == Engine::Auto { vec![Engine::Det, Engine::Par] } else { vec![choice] }
 }
 
-fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>> {
+fn measure(bench: &Bench<'_>, figures: &mut Vec<Figure>) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = bench.args.machine.jobs.unwrap_or(cores);
-    let mut figures = Vec::new();
     let say = |what: &str| eprintln!("bench: {}: {what}", engine_name(bench.execution));
     say("boot");
     let boot = start::boot(bench)?;
@@ -129,7 +136,7 @@ fn measure(bench: &Bench<'_>) -> Result<Vec<Figure>> {
         say("campaign");
         figures.extend(campaign::figures(bench)?);
     }
-    Ok(figures)
+    Ok(())
 }
 
 fn print(report: &Report, json: bool) -> Result<()> {
@@ -139,7 +146,10 @@ fn print(report: &Report, json: bool) -> Result<()> {
     }
     println!("{} on {}", report.instance, report.qemu);
     print!("{}", figure::table(&report.figures));
-    println!("machine before: {}\nmachine after:  {}", report.before, report.after);
+    println!("machine before: {}", report.before);
+    if let Some(after) = &report.after {
+        println!("machine after:  {after}");
+    }
     Ok(())
 }
 
