@@ -105,7 +105,8 @@ fn boot(
     let plan =
         Plan { guest, schedule, execution, leaks, start: Start::Boot, memory: &memory, doorbell: true };
     let machine = Machine::start(plan, run_dir, |shm| {
-        shm.set_flags(if leaks == Leaks::Track { flag::LEAK_SCAN } else { 0 });
+        let known = if leaks == Leaks::Track { flag::LEAK_SCAN } else { 0 };
+        shm.set_flags(flag::DOORBELL | known);
         Ok(())
     })?;
     let bell_path = machine.doorbell();

@@ -73,6 +73,8 @@ pub mod flag {
     pub const LEAK_SCAN: u32 = 2;
     /// Ask to be paused when ready, for a snapshot, unless a batch is waiting.
     pub const PAUSE_WHEN_READY: u32 = 4;
+    /// Batches are announced at the doorbell; without it the agent looks for them.
+    pub const DOORBELL: u32 = 8;
 }
 
 /// Values of [`Header::state`].
