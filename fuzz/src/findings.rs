@@ -350,7 +350,16 @@ mod tests {
         let alt_titles = vec![format!("{title}, otherwise")];
         let report = Report { title: title.into(), alt_titles, end: console.len(), ..Report::default() };
         let first_seen = Duration::from_millis(1500);
-        Evidence { excerpt: String::new(), report, end: "kernel".into(), console, batch, record, first_seen, execs: 9 }
+        Evidence {
+            excerpt: report::excerpt(&report, &console, &str::to_owned),
+            report,
+            end: "kernel".into(),
+            console,
+            batch,
+            record,
+            first_seen,
+            execs: 9,
+        }
     }
 
     #[test]

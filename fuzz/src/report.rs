@@ -19,7 +19,8 @@ pub fn excerpt(report: &Report, console: &[u8], annotate: &dyn Fn(&str) -> Strin
     let end = report.end.min(console.len());
     let raw = &console[report.start.min(end)..end];
     if raw.is_empty() {
-        return String::from_utf8_lossy(&console[console.len().saturating_sub(QUOTE_BYTES_MAX / 4)..]).into_owned();
+        return String::from_utf8_lossy(&console[console.len().saturating_sub(QUOTE_BYTES_MAX / 4)..])
+            .into_owned();
     }
     let shown = &raw[..raw.len().min(QUOTE_BYTES_MAX)];
     let cut = if shown.len() < raw.len() { "\n[cut here; all of it is in console.log]\n" } else { "" };

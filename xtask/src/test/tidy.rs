@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 /// Longest source file without a reason in its head.
 const LINES_MAX: usize = 500;
-/// Folders at any depth that are not ours to judge.
+/// Folders at the top that are not ours to judge.
 const SKIPPED: &[&str] = &["target", "campaign", "findings", "corpus", ".git"];
 
 /// A file of the project.
@@ -33,7 +33,7 @@ pub fn sources(root: &Path) -> Result<Vec<Source>> {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if path.is_dir() {
-                if !SKIPPED.contains(&name.as_str()) {
+                if dir != root || !SKIPPED.contains(&name.as_str()) {
                     dirs.push(path);
                 }
             } else if let Ok(text) = fs::read_to_string(&path) {
@@ -58,6 +58,7 @@ pub fn check(sources: &[Source], subcommands: &[&str]) -> Result<()> {
         the_oracle_is_pure(sources),
         every_op_is_executed(sources),
         the_readme_has_every_command(sources, subcommands),
+        the_map_has_every_file(sources),
         nothing_is_left_undone(sources),
         no_path_of_one_machine(sources),
     ]
@@ -187,6 +188,24 @@ fn the_readme_has_every_command(sources: &[Source], subcommands: &[&str]) -> Vec
         .collect()
 }
 
+/// `ARCHITECTURE.md` has a section a folder and in it a row a file; no row without a file.
+fn the_map_has_every_file(sources: &[Source]) -> Vec<String> {
+    let map = sources.iter().find(|source| source.path == "ARCHITECTURE.md").map_or("", |map| &map.text);
+    let mut rows = Vec::new();
+    for section in map.split("\n### `").skip(1) {
+        let Some((folder, text)) = section.split_once('`') else { continue };
+        let names = text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        rows.extend(names.filter(|name| name.ends_with(".rs")).map(|name| format!("{folder}/{name}")));
+    }
+    // Tests and what only tests use explain themselves by what they test.
+    let is_test = |path: &str| path.ends_with("/tests.rs") || path.contains("/tests/");
+    let missing = sources.iter().filter(is_rust).map(|source| &source.path);
+    let missing = missing.filter(|path| !is_test(path) && !rows.contains(path));
+    let gone = rows.iter().filter(|row| !sources.iter().any(|source| source.path == **row));
+    let missing = missing.map(|path| format!("ARCHITECTURE.md: the table of files lacks {path}"));
+    missing.chain(gone.map(|row| format!("ARCHITECTURE.md: {row} is not there"))).collect()
+}
+
 fn nothing_is_left_undone(sources: &[Source]) -> Vec<String> {
     // In two parts each, so that this file does not contain them.
     let marks = [
@@ -267,6 +286,20 @@ mod tests {
         let readme = |text: &str| file("README.md", text);
         let rule = |sources: &[Source]| the_readme_has_every_command(sources, &["fuzz"]);
         tells(rule, readme("fuzz it"), readme("| `fuzz [--time]` | fuzz |"));
+    }
+
+    #[test]
+    fn a_file_without_a_row_and_a_row_without_a_file_are_told() {
+        let map = file("ARCHITECTURE.md", "x\n### `a/src`\n\n| `b.rs` | B. |\n| `gone.rs` | Gone. |\n");
+        let sources =
+            [map, file("a/src/b.rs", ""), file("a/src/c.rs", ""), file("a/src/tests.rs", "")].concat();
+        assert_eq!(
+            the_map_has_every_file(&sources),
+            [
+                "ARCHITECTURE.md: the table of files lacks a/src/c.rs",
+                "ARCHITECTURE.md: a/src/gone.rs is not there"
+            ]
+        );
     }
 
     #[test]
