@@ -176,17 +176,11 @@ fn open_payload(dir: &Path) -> Option<Payload> {
 fn guest_sources() -> Result<BTreeMap<String, Vec<u8>>> {
     let root = paths::repo_root().join("guest-modules");
     let mut found = BTreeMap::new();
-    let mut dirs = vec![root.clone()];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(&dir).with_context(|| dir.display().to_string())? {
-            let path = entry?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if path.is_dir() {
-                dirs.push(path);
-            } else if name.ends_with(".rs") || ["Cargo.toml", "Kbuild", "Makefile"].contains(&name.as_str()) {
-                let relative = path.strip_prefix(&root)?.to_string_lossy().into_owned();
-                found.insert(relative, fs::read(&path).with_context(|| path.display().to_string())?);
-            }
+    for path in paths::files_below(&root, |_| true)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.ends_with(".rs") || ["Cargo.toml", "Kbuild", "Makefile"].contains(&&*name) {
+            let relative = path.strip_prefix(&root)?.to_string_lossy().into_owned();
+            found.insert(relative, fs::read(&path).with_context(|| path.display().to_string())?);
         }
     }
     Ok(found)

@@ -90,6 +90,26 @@ pub fn make_dir(path: &Path) -> Result<PathBuf> {
     Ok(path.to_path_buf())
 }
 
+/// Every file below a folder, in no order; `enter` says which folders are looked into.
+///
+/// # Errors
+/// When a folder cannot be read; the path is in the error.
+pub fn files_below(root: &Path, enter: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut dirs = vec![root.to_path_buf()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).with_context(|| dir.display().to_string())? {
+            let path = entry?.path();
+            if !path.is_dir() {
+                found.push(path);
+            } else if enter(&path) {
+                dirs.push(path);
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// Writes a file so that a reader, or a run after a crash, sees the old content or the new one.
 ///
 /// # Errors

@@ -5,7 +5,9 @@
 use std::{fs, path::Path};
 
 use abi::ops::OPS;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
+
+use crate::paths;
 
 /// Longest source file without a reason in its head.
 const LINES_MAX: usize = 500;
@@ -26,20 +28,15 @@ pub struct Source {
 /// # Errors
 /// When a folder cannot be read.
 pub fn sources(root: &Path) -> Result<Vec<Source>> {
+    let skipped = |dir: &Path| {
+        dir.parent() == Some(root)
+            && SKIPPED.iter().any(|name| dir.file_name().is_some_and(|have| have == *name))
+    };
     let mut found = Vec::new();
-    let mut dirs = vec![root.to_path_buf()];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(&dir).with_context(|| dir.display().to_string())? {
-            let path = entry?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if path.is_dir() {
-                if dir != root || !SKIPPED.contains(&name.as_str()) {
-                    dirs.push(path);
-                }
-            } else if let Ok(text) = fs::read_to_string(&path) {
-                let relative = path.strip_prefix(root)?.to_string_lossy().into_owned();
-                found.push(Source { path: relative, text });
-            }
+    for path in paths::files_below(root, |dir| !skipped(dir))? {
+        if let Ok(text) = fs::read_to_string(&path) {
+            let relative = path.strip_prefix(root)?.to_string_lossy().into_owned();
+            found.push(Source { path: relative, text });
         }
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));
@@ -304,7 +301,7 @@ mod tests {
 
     #[test]
     fn an_op_that_nothing_executes_is_told() {
-        let mut sources = sources(&crate::paths::repo_root()).unwrap();
+        let mut sources = sources(&paths::repo_root()).unwrap();
         assert_eq!(every_op_is_executed(&sources), Vec::<String>::new());
         for source in &mut sources {
             source.text = source.text.replace("kind::YIELD =>", "_ =>");
