@@ -141,6 +141,10 @@ fn payload(cache: &Cache, kernel: &Kernel) -> Result<Payload> {
     let sources = guest_sources()?;
     let mut hasher = blake3::Hasher::new();
     hasher.update(kernel.key.as_bytes());
+    // The agent is made by this machine's compiler, from these dependencies.
+    hasher.update(rustc_version()?.as_bytes()).update(b"\0");
+    let lock = paths::repo_root().join("Cargo.lock");
+    hasher.update(&fs::read(&lock).with_context(|| lock.display().to_string())?);
     for (name, content) in &sources {
         hasher
             .update(name.as_bytes())
@@ -184,6 +188,17 @@ fn guest_sources() -> Result<BTreeMap<String, Vec<u8>>> {
         }
     }
     Ok(found)
+}
+
+/// What the compiler that builds the agent says of itself.
+fn rustc_version() -> Result<String> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(rustc).current_dir(paths::repo_root()).arg("-vV").output();
+    let output = output.context("cannot run rustc")?;
+    if !output.status.success() {
+        bail!("rustc -vV failed: {}", proc::tail(&String::from_utf8_lossy(&output.stderr)));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The static agent binary.

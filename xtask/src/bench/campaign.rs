@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A short campaign, the real command: what share of its time guests spend running programs.
 //!
-//! An epoch counts when it is answered, so the one in flight at the end never does, and the campaign begins with small
-//! epochs; of a campaign of hours that is nothing, of one of seconds a third. So the share that is judged is taken from the
-//! first answer to the last. The share of the whole stands beside it.
+//! An epoch counts when it is answered, so the one in flight at the end never does, and a campaign begins with a boot; of
+//! a campaign of hours that is nothing, of one of seconds a third. So the share that is judged is taken from the start of
+//! the first epoch to the last answer. The share of the whole stands beside it.
 
 use std::{
     fs,
@@ -45,7 +45,7 @@ pub fn figures(bench: &Bench<'_>) -> Result<Vec<Figure>> {
     let jobs = bench.args.machine.jobs.unwrap_or(bench.prepared.jobs);
     let new = |name, unit, value| Figure::new(name, engine, jobs, unit, Spread::exact(value));
     Ok(vec![
-        new("campaign time in programs", "%", steady_share(&statuses) * 100.0)
+        new("campaign time in programs", "%", steady_share(&statuses, jobs) * 100.0)
             .against("all of it", Spread::exact(100.0))
             .aiming(Aim::AtLeast(0.8)),
         new("  with its start and end", "%", status.share_in_programs * 100.0),
@@ -72,21 +72,18 @@ fn statuses(dir: &Path) -> Result<Vec<Status>> {
     text.lines().map(parse).collect()
 }
 
-/// Share of the time between the first answer and the last.
-fn steady_share(statuses: &[Status]) -> f64 {
-    // (seconds, seconds in programs a job) of each line that brought an answer.
-    let mut answers: Vec<(f64, f64)> = Vec::new();
-    for status in statuses.iter().filter(|status| status.epochs > 0) {
-        let point = (status.elapsed_secs, status.share_in_programs * status.elapsed_secs);
-        // The share is a quotient: equal sums differ in the last digits.
-        if answers.last().is_none_or(|last| point.1 - last.1 > 1e-6 * point.1) {
-            answers.push(point);
-        }
+/// Share of the time from the start of the first epoch to the last answer.
+fn steady_share(statuses: &[Status], jobs: usize) -> f64 {
+    /// Seconds in programs, all jobs together.
+    fn in_programs(status: &Status, jobs: usize) -> f64 {
+        status.share_in_programs * status.elapsed_secs * jobs as f64
     }
-    match (answers.first(), answers.last()) {
-        (Some(first), Some(last)) if last.0 > first.0 => (last.1 - first.1) / (last.0 - first.0),
-        _ => statuses.last().map_or(0.0, |status| status.share_in_programs),
-    }
+    let Some(first) = statuses.iter().find(|status| status.epochs > 0) else { return 0.0 };
+    // The first epochs are alike and run side by side, so each took its part of the time they took together.
+    let began = first.elapsed_secs - in_programs(first, jobs) / first.epochs as f64;
+    let last_epoch = statuses.last().map_or(0, |status| status.epochs);
+    let last = statuses.iter().find(|status| status.epochs == last_epoch).unwrap_or(first);
+    in_programs(last, jobs) / (jobs as f64 * (last.elapsed_secs - began))
 }
 
 #[cfg(test)]
@@ -94,23 +91,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_steady_share_leaves_out_what_no_answer_came_from() {
-        // Answers after 5, 15 and 25 s, 9 s of programs in each of the last two.
-        let line = |elapsed_secs: f64, in_programs: f64| Status {
+    fn the_steady_share_begins_with_the_first_epoch_and_ends_with_the_last_answer() {
+        // Two guests, 10 s of boot; epochs of 4 s and 9 s on each, with 1 s between them, and one that is not answered.
+        let line = |elapsed_secs: f64, epochs: u64, in_programs: f64| Status {
             elapsed_secs,
-            share_in_programs: in_programs / elapsed_secs,
-            epochs: u64::from(in_programs > 0.0),
+            share_in_programs: in_programs / 2.0 / elapsed_secs,
+            epochs,
             ..Status::default()
         };
         let lines = [
-            line(2.0, 0.0),
-            line(5.0, 1.0),
-            line(9.0, 1.0),
-            line(15.0, 10.0),
-            line(25.0, 19.0),
-            line(31.0, 19.0),
+            line(9.0, 0, 0.0),
+            line(14.0, 2, 8.0),
+            line(20.0, 2, 8.0),
+            line(24.0, 4, 26.0),
+            line(30.0, 4, 26.0),
         ];
-        assert!((steady_share(&lines) - 0.9).abs() < 1e-6);
-        assert_eq!(steady_share(&lines[..1]), 0.0);
+        assert!((steady_share(&lines, 2) - 13.0 / 14.0).abs() < 1e-6);
+        assert_eq!(steady_share(&lines[..1], 2), 0.0);
     }
 }
