@@ -3,7 +3,7 @@
 
 use super::{
     Frame,
-    functions::{Group, is_in},
+    functions::{COMMON, Group, is_in},
     rules::{Blame, Rule},
     stacks::{Stack, StackKind},
 };
@@ -18,11 +18,19 @@ pub(crate) fn blamed<'a>(
     match rule.blame {
         Blame::None | Blame::Untold | Blame::Orphan | Blame::Head => None,
         Blame::Trace => first_of_traces(stacks, rule.skip),
+        Blame::Named => first(sites, rule.skip).or_else(|| first_of_traces(stacks, rule.skip)),
+        Blame::Hung => first_of_traces_where(stacks, |frame| is(frame, Group::Bucket))
+            .or_else(|| first_of_traces(stacks, rule.skip)),
+        Blame::Owner => {
+            let owner = stacks.iter().find(|stack| stack.kind == StackKind::Owner);
+            owner.and_then(|stack| first(&stack.frames, rule.skip))
+        }
         // Locks of work items and the like name only skipped functions; then how they came to be held may tell.
         Blame::LockSite => {
-            first(sites, rule.skip).or_else(|| first_of_traces(stacks, rule.skip)).or_else(|| {
-                stacks.iter().find_map(|stack| first(&stack.frames, rule.skip)).filter(|_| !sites.is_empty())
-            })
+            let history = || stacks.iter().find_map(|stack| first(&stack.frames, rule.skip));
+            first(sites, rule.skip)
+                .or_else(|| history().filter(|_| !sites.is_empty()))
+                .or_else(|| first_of_traces(stacks, rule.skip))
         }
         Blame::LockOrder => {
             let history = stacks.iter().find(|stack| stack.kind == StackKind::LockHistory);
@@ -56,15 +64,23 @@ fn traces(stacks: &[Stack]) -> impl Iterator<Item = &Stack> {
 }
 
 fn first_of_traces<'a>(stacks: &'a [Stack], skip: &[Group]) -> Option<&'a Frame> {
+    first_of_traces_where(stacks, |frame| !is_skipped(frame, skip))
+}
+
+fn first_of_traces_where(stacks: &[Stack], wanted: impl Fn(&Frame) -> bool) -> Option<&Frame> {
     let known = |stack: &&Stack| stack.frames.iter().any(|frame| frame.reliable);
     let stack =
         traces(stacks).find(known).or_else(|| stacks.iter().find(|stack| stack.kind == StackKind::Fault))?;
-    first(&stack.frames, skip)
+    stack.frames.iter().filter(|frame| frame.reliable).find(|frame| wanted(frame))
 }
 
 /// First reliable frame that is not skipped.
 fn first<'a>(frames: &'a [Frame], skip: &[Group]) -> Option<&'a Frame> {
-    frames.iter().filter(|frame| frame.reliable).find(|frame| !is_in(&frame.function, skip))
+    frames.iter().filter(|frame| frame.reliable).find(|frame| !is_skipped(frame, skip))
+}
+
+fn is_skipped(frame: &Frame, skip: &[Group]) -> bool {
+    is_in(&frame.function, COMMON) || is_in(&frame.function, skip)
 }
 
 /// The looping function: on the first stack that is not idle, what the first dispatcher called. Only stacks that an
@@ -90,15 +106,11 @@ fn loops<'a>(stack: &'a Stack, skip: &[Group]) -> Option<&'a Frame> {
     if reliable.iter().any(|frame| is(frame, Group::Idle)) {
         return None;
     }
+    let telling: Vec<&Frame> = reliable.into_iter().filter(|frame| !is_skipped(frame, skip)).collect();
+    let dispatcher = telling.iter().position(|frame| is(frame, Group::Dispatch))?;
     // Waiting for another CPU to answer: that CPU is stuck, this one only shows it.
-    if let Some(waiting) =
-        reliable.iter().take(4).find(|frame| frame.function.starts_with("smp_call_function"))
-    {
-        return Some(waiting);
-    }
-    let dispatcher = reliable.iter().position(|frame| is(frame, Group::Dispatch) || is(frame, Group::Entry));
-    let callee = dispatcher.and_then(|at| at.checked_sub(1)).map(|at| reliable[at]);
-    callee.or_else(|| reliable.iter().copied().find(|frame| !is_in(&frame.function, skip)))
+    let waits = telling[dispatcher].function.contains("smp_call_function");
+    Some(telling[if waits { dispatcher } else { dispatcher.saturating_sub(1) }])
 }
 
 /// What the innermost interrupt interrupted; everything, when none did.

@@ -36,7 +36,8 @@ const KINDS: &[(&str, &str, &str)] = &[
     ("UBSAN: ", "", "UBSAN"),
     ("possible deadlock", "", "LOCKDEP"),
     ("inconsistent lock state", "", "LOCKDEP"),
-    ("WARNING: suspicious RCU usage", "", "LOCKDEP"),
+    ("WARNING: suspicious RCU usage in", "", "LOCKDEP"),
+    ("INFO: suspicious RCU usage in", "", "LOCKDEP"),
     ("", "bad unlock balance", "LOCKDEP"),
     ("", "held lock freed", "LOCKDEP"),
     ("WARNING: lock held", "", "LOCKDEP"),
@@ -89,6 +90,8 @@ const KINDS: &[(&str, &str, &str)] = &[
     ("SYZFATAL", "", "SYZ_FAILURE"),
     ("unexpected kernel reboot", "", "REBOOT"),
     ("SYZFAIL", "", "SYZ_FAILURE"),
+    ("WARNING: kernel stack", "", ""),
+    ("WARNING: ", "", "WARNING"),
 ];
 
 /// Type of the bug a title names; empty when dashboards give it none.

@@ -40,6 +40,40 @@ fn rust_path(path: &str) -> String {
     segments[segments.len().saturating_sub(2)..].join("::")
 }
 
+/// One name for what architectures and kernel versions name differently: of all prefixes of system calls the one that
+/// leaves least is taken off.
+pub(crate) fn canonical(function: &str) -> String {
+    const WRAPPERS: &[&str] = &[
+        "SYSC_",
+        "SyS_",
+        "sys_",
+        "__x64_",
+        "__ia32_",
+        "__arm64_",
+        "____sys_",
+        "___sys_",
+        "__sys_",
+        "__se_",
+        "__se_sys_",
+        "__do_sys_",
+        "compat_SYSC_",
+        "compat_SyS_",
+        "ksys_",
+    ];
+    let plain =
+        WRAPPERS.iter().filter_map(|wrapper| function.strip_prefix(wrapper)).min_by_key(|name| name.len());
+    match function {
+        "synchronize_sched"
+        | "synchronize_rcu_expedited"
+        | "synchronize_srcu"
+        | "__synchronize_srcu"
+        | "synchronize_net" => "synchronize_rcu",
+        _ if function.starts_with("smp_call_function") => "smp_call_function",
+        _ => plain.unwrap_or(function),
+    }
+    .to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::readable;

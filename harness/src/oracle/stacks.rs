@@ -23,6 +23,8 @@ pub(crate) enum StackKind {
     LockHistory,
     /// What our agent read from `/proc/PID/stack` of the worker whose op is overdue.
     Stuck,
+    /// Where the page in question was allocated last.
+    Owner,
     /// How a lock, an object or a queued work came to be: not where it went wrong.
     History,
 }
@@ -38,6 +40,8 @@ pub(crate) struct Stack {
     pub n_registers: usize,
     /// Whose it is, where tasks are listed (`task:name state:D ... pid:12`).
     pub pid: Option<u32>,
+    /// Its heading promises frames.
+    pub owed: bool,
 }
 
 /// All stacks, in order of position; a heading without frames gives an empty stack.
@@ -62,7 +66,7 @@ struct Reader {
     /// The task listed last.
     pid: Option<u32>,
     /// What is printed now tells of the past, headings or not.
-    past: bool,
+    past: Option<StackKind>,
     /// On 32-bit arm each line names a function and its caller: the caller of the last line has none of its own.
     caller: Option<Frame>,
 }
@@ -78,17 +82,19 @@ impl Reader {
             }
             self.push(frame);
         } else if let Some(kind) = heading(body) {
-            if kind == StackKind::Trace && self.past {
-                self.begin(StackKind::History);
-            } else {
-                self.past = false;
-                self.begin(kind);
+            match self.past.filter(|_| kind == StackKind::Trace) {
+                Some(past) => self.begin(past),
+                None => {
+                    self.past = None;
+                    self.begin(kind);
+                }
             }
+            self.owed(body);
         } else if let Some(frame) = register_frame(body) {
             self.register(frame);
         } else if let Some(frame) = parse_frame(body) {
             if !self.open {
-                self.begin(if self.past { StackKind::History } else { StackKind::Trace });
+                self.begin(self.past.unwrap_or(StackKind::Trace));
             }
             self.push(frame);
             self.caller = arm_caller(body);
@@ -96,6 +102,8 @@ impl Reader {
             self.open = false;
             self.past = begins_past(body);
             self.pid = task_pid(body);
+        } else if body.contains("stack is not available") {
+            self.excused();
         } else if self.open {
             // A heading waits for its frames however long others talk in between.
             self.foreign += usize::from(self.stacks.last().is_some_and(|stack| !stack.frames.is_empty()));
@@ -106,9 +114,23 @@ impl Reader {
     fn begin(&mut self, kind: StackKind) {
         let fault = if kind == StackKind::Trace { self.fault.take() } else { None };
         let frames = Vec::from_iter(fault);
-        self.stacks.push(Stack { kind, n_registers: frames.len(), frames, pid: self.pid });
+        self.stacks.push(Stack { kind, n_registers: frames.len(), frames, pid: self.pid, owed: false });
         self.open = true;
         self.foreign = 0;
+    }
+
+    /// Who allocated and who freed an object is told with frames, or with the word that there are none.
+    fn owed(&mut self, heading: &str) {
+        let heading = heading.trim();
+        if let Some(stack) = self.stacks.last_mut() {
+            stack.owed = heading.starts_with("Allocated") || heading.starts_with("Freed");
+        }
+    }
+
+    fn excused(&mut self) {
+        if let Some(stack) = self.stacks.last_mut() {
+            stack.owed = false;
+        }
     }
 
     fn push(&mut self, frame: Frame) {
@@ -148,6 +170,7 @@ impl Reader {
                 frames: vec![frame],
                 n_registers: 1,
                 pid: None,
+                owed: false,
             });
         }
     }
@@ -247,9 +270,12 @@ fn ends_stack(body: &str) -> bool {
 }
 
 /// After these lines stacks tell of the past, whatever their headings.
-fn begins_past(body: &str) -> bool {
+fn begins_past(body: &str) -> Option<StackKind> {
     let body = body.trim_start();
-    body.starts_with("page last") || body.starts_with("page_owner tracks")
+    if body.starts_with("page last allocated") {
+        return Some(StackKind::Owner);
+    }
+    (body.starts_with("page last") || body.starts_with("page_owner tracks")).then_some(StackKind::History)
 }
 
 /// `Exception stack(0x.. to 0x..)`, its rows of words and rows of registers stand between two lines of an arm stack.

@@ -25,7 +25,10 @@ pub(crate) fn report(lines: &[Line<'_>], span: &Span) -> Report {
     let rule = rules::rule(span.rule_idx);
     let own = || span.lines.iter().map(|&line_idx| &lines[line_idx]);
     let stacks = stacks::read(own());
-    let (mut words, sites) = words(span.rule_idx, own());
+    let Found { mut words, mut sites, lacking } = find(span.rule_idx, own());
+    if rule.blame == Blame::Named {
+        sites.extend(words.get("func").map(|func| named(func)));
+    }
     let blamed = blame::blamed(rule, &stacks, &sites, words.get("pid").and_then(|pid| pid.parse().ok()));
     let head_func = words.get("func").map(|func| names::readable(func));
     let frame = match rule.blame {
@@ -33,20 +36,21 @@ pub(crate) fn report(lines: &[Line<'_>], span: &Span) -> Report {
         Blame::Head => head_func,
         _ => blamed.map(|frame| frame.function.clone()).or(head_func),
     };
-    let (plain, raw) = (frame.as_deref().map(canonical), frame.clone());
+    let (plain, raw) = (frame.as_deref().map(names::canonical), frame.clone());
     // A head line's function is where it was noticed, which is good enough for `frame` but not for a title.
     let told = matches!(rule.blame, Blame::Head) || blamed.is_some();
     let tail = words.get("tail").map(|tail| without_offsets(tail));
     tail.map(|tail| words.insert("tail", tail));
     words.insert("frame", plain.clone().filter(|_| told).unwrap_or_else(|| "corrupted".to_string()));
-    let title = title(rule, &words, told);
+    let title = title(rule, &words, told, lacking);
     let alt_titles = alt_titles(rule, &title, &mut words, raw.as_deref());
     let first = &lines[span.lines[0]];
     let last = &lines[span.lines[span.lines.len() - 1]];
     let frames = blame::main_stack(&stacks, blamed).map(|stack| stack.frames.clone()).unwrap_or_default();
     Report {
         kind: kind::of_title(&title).to_string(),
-        corrupted: corrupted(rule, &title, plain.as_deref(), &stacks),
+        corrupted: (lacking.then(|| "lines of the report are missing".to_string()))
+            .or_else(|| corrupted(rule, &title, told, &stacks)),
         stack_hash: stack_hash(&frames),
         title,
         alt_titles,
@@ -58,38 +62,56 @@ pub(crate) fn report(lines: &[Line<'_>], span: &Span) -> Report {
     }
 }
 
-/// The named groups of the rule's patterns, and the functions lockdep names as lock sites.
-fn words<'l>(rule_idx: usize, mut lines: impl Iterator<Item = &'l Line<'l>>) -> (Words<'static>, Vec<Frame>) {
-    let mut words = Words::new();
-    let mut sites = Vec::new();
+/// What a rule's patterns found in a report.
+struct Found {
+    /// The named groups; `line` is the head line from where the head matched.
+    words: Words<'static>,
+    /// The functions lockdep names as lock sites.
+    sites: Vec<Frame>,
+    /// A line that belongs to the report is missing.
+    lacking: bool,
+}
+
+fn find<'l>(rule_idx: usize, mut lines: impl Iterator<Item = &'l Line<'l>>) -> Found {
+    let patterns = rules::patterns(rule_idx);
+    let mut found = Found { words: Words::new(), sites: Vec::new(), lacking: !patterns.needs.is_empty() };
     if let Some(line) = lines.next()
-        && let Some(hit) = rules::head(rule_idx).captures(&line.body)
+        && let Some(hit) = patterns.head.captures(&line.body)
     {
-        collect(&mut words, rules::head(rule_idx), &hit);
+        collect(&mut found.words, &patterns.head, &hit);
+        let whole = hit.get(0).map_or("", |whole| &line.body[whole.start()..]);
+        found.words.insert("line", without_offsets(whole.trim()));
     }
-    let also = rules::also(rule_idx);
-    if also.is_empty() {
-        return (words, sites);
+    if patterns.also.is_empty() && patterns.needs.is_empty() {
+        return found;
     }
+    let mut needs: Vec<&Regex> = patterns.needs.iter().collect();
     let mut sites_end = false;
     for line in lines {
+        needs.retain(|pattern| !pattern.is_match(&line.body));
         // Locks named from here on are all that the task holds.
         sites_end |= line.body.starts_with("other info that");
-        for pattern in also {
+        for pattern in &patterns.also {
             if let Some(hit) = pattern.captures(&line.body) {
-                collect(&mut words, pattern, &hit);
+                collect(&mut found.words, pattern, &hit);
                 if let Some(func) = hit.name("func").filter(|_| !sites_end) {
-                    sites.push(Frame {
-                        function: names::readable(func.as_str()),
-                        symbol: func.as_str().to_string(),
-                        reliable: true,
-                        ..Frame::default()
-                    });
+                    found.sites.push(named(func.as_str()));
                 }
             }
         }
     }
-    (words, sites)
+    found.lacking = !needs.is_empty();
+    found
+}
+
+/// A function that text names.
+fn named(symbol: &str) -> Frame {
+    Frame {
+        function: names::readable(symbol),
+        symbol: symbol.to_string(),
+        reliable: true,
+        ..Frame::default()
+    }
 }
 
 fn collect(words: &mut Words<'static>, pattern: &'static Regex, hit: &Captures<'_>) {
@@ -100,14 +122,14 @@ fn collect(words: &mut Words<'static>, pattern: &'static Regex, hit: &Captures<'
     }
 }
 
-fn title(rule: &Rule, words: &Words<'_>, told: bool) -> String {
+fn title(rule: &Rule, words: &Words<'_>, told: bool, lacking: bool) -> String {
     let lacks = |template: &str| {
         template
             .split('{')
             .skip(1)
             .any(|part| part.split_once('}').is_some_and(|(name, _)| !words.contains_key(name)))
     };
-    if !rule.fallback.is_empty() && lacks(rule.title) {
+    if !rule.fallback.is_empty() && (lacking || lacks(rule.title)) {
         return fill(rule.fallback, words);
     }
     if rule.bare && !told {
@@ -166,45 +188,20 @@ fn alt_titles(rule: &Rule, title: &str, words: &mut Words<'_>, raw: Option<&str>
     alts
 }
 
-/// One name for what architectures and kernel versions name differently.
-fn canonical(function: &str) -> String {
-    const WRAPPERS: &[(&str, &str)] = &[
-        ("__x64_sys_", "sys_"),
-        ("__ia32_sys_", "sys_"),
-        ("__arm64_sys_", "sys_"),
-        ("__se_sys_", ""),
-        ("__do_sys_", ""),
-        ("SyS_", ""),
-        ("ksys_", ""),
-    ];
-    for (wrapper, plain) in WRAPPERS {
-        if let Some(name) = function.strip_prefix(wrapper) {
-            return format!("{plain}{name}");
-        }
-    }
-    match function {
-        "synchronize_sched" | "synchronize_rcu_expedited" | "synchronize_srcu" | "__synchronize_srcu" => {
-            "synchronize_rcu"
-        }
-        "smp_call_function_single" | "smp_call_function_many" | "smp_call_function_many_cond" => {
-            "smp_call_function"
-        }
-        _ => function,
-    }
-    .to_string()
-}
-
 /// Why the report is not whole.
-fn corrupted(rule: &Rule, title: &str, frame: Option<&str>, stacks: &[Stack]) -> Option<String> {
+fn corrupted(rule: &Rule, title: &str, told: bool, stacks: &[Stack]) -> Option<String> {
     if matches!(rule.blame, Blame::None | Blame::Head) {
         return None;
     }
     if rule.blame == Blame::Orphan {
         return Some("the report before the panic is missing".to_string());
     }
-    let told = |stack: &Stack| matches!(stack.kind, StackKind::Trace | StackKind::Stuck);
-    if !rule.stackless && !stacks.iter().any(told) {
+    let traced = |stack: &Stack| matches!(stack.kind, StackKind::Trace | StackKind::Stuck);
+    if !rule.stackless && !stacks.iter().any(traced) {
         return Some("no stack in the report".to_string());
+    }
+    if stacks.iter().any(|stack| stack.owed && stack.frames.is_empty()) {
+        return Some("an object's history without frames".to_string());
     }
     let main = stacks.iter().find(|stack| stack.kind == StackKind::Trace);
     if let Some(main) = main {
@@ -216,7 +213,7 @@ fn corrupted(rule: &Rule, title: &str, frame: Option<&str>, stacks: &[Stack]) ->
             return Some("a stack of guesses".to_string());
         }
     }
-    if frame.is_none() && rule.blame != Blame::Untold {
+    if !told && rule.blame != Blame::Untold {
         return Some("no function to blame".to_string());
     }
     (title.contains("[ ")).then(|| "a time stamp in the title".to_string())

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Faults of the processor, panics, reboots.
 
-use super::{ALL, Blame, COMMON, PREAMBLE_LINES, RULE, Rule};
+use super::{Blame, Group, PREAMBLE_LINES, RULE, Rule};
 
 /// Reports that an `Oops:` or `Internal error:` continues.
 const FAULTS: &[&str] = &[
@@ -32,14 +32,12 @@ pub(super) const RULES: &[Rule] = &[
         title: "BUG: stack guard page was hit in {frame}",
         alts: &["stack-overflow in {frame}"],
         blame: Blame::Overflow,
-        skip: ALL,
         ..RULE
     },
     Rule {
         name: "double-fault",
         head: r"PANIC: double fault",
         title: "PANIC: double fault in {frame}",
-        skip: COMMON,
         ..RULE
     },
     Rule {
@@ -50,7 +48,6 @@ pub(super) const RULES: &[Rule] = &[
         ),
         title: "BUG: unable to handle kernel NULL pointer dereference in {frame}",
         alts: &["bad-access in {frame}"],
-        skip: COMMON,
         ..RULE
     },
     Rule {
@@ -61,7 +58,6 @@ pub(super) const RULES: &[Rule] = &[
         ),
         title: "BUG: unable to handle kernel paging request in {frame}",
         alts: &["bad-access in {frame}"],
-        skip: COMMON,
         ..RULE
     },
     Rule {
@@ -76,24 +72,21 @@ pub(super) const RULES: &[Rule] = &[
         head: r"general protection fault(?:, |: |\s*\[#)",
         title: "general protection fault in {frame}",
         alts: &["bad-access in {frame}"],
-        skip: COMMON,
         echo_of: &["double-fault"],
         ..RULE
     },
-    Rule { name: "divide", head: r"divide error: ", title: "divide error in {frame}", skip: COMMON, ..RULE },
+    Rule { name: "divide", head: r"divide error: ", title: "divide error in {frame}", ..RULE },
     Rule {
         name: "stack-segment",
         head: r"stack segment(?: fault)?: ",
         title: "stack segment fault in {frame}",
-        skip: COMMON,
         ..RULE
     },
-    Rule { name: "int3", head: r"Oops: int3: |^int3: \d+", title: "int3 in {frame}", skip: COMMON, ..RULE },
+    Rule { name: "int3", head: r"Oops: int3: |^int3: \d+", title: "int3 in {frame}", ..RULE },
     Rule {
         name: "opcode",
         head: r"invalid opcode: \d+",
         title: "invalid opcode in {frame}",
-        skip: COMMON,
         echo_of: FAULTS,
         echo_lines: PREAMBLE_LINES,
         ..RULE
@@ -103,14 +96,12 @@ pub(super) const RULES: &[Rule] = &[
         head: r"Unhandled fault: ",
         title: "Unhandled fault in {frame}",
         alts: &["bad-access in {frame}"],
-        skip: COMMON,
         ..RULE
     },
     Rule {
         name: "oops-name",
         head: r"^Internal error: |^Oops: ",
         title: "kernel oops in {frame}",
-        skip: COMMON,
         echo_of: FAULTS,
         echo_lines: OOPS_LINES,
         ..RULE
@@ -130,7 +121,7 @@ pub(super) const RULES: &[Rule] = &[
         title: "kernel panic: corrupted stack end in {frame}",
         alts: &["stack-overflow in {frame}"],
         blame: Blame::Overflow,
-        skip: ALL,
+        skip: &[Group::Schedule],
         ..RULE
     },
     Rule {

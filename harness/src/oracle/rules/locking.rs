@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What lockdep and the locks themselves print.
 
-use super::{AT, Blame, LOCKS, NOTED, PREAMBLE_LINES, RULE, Rule, func};
+use super::{AT, Blame, Group, PREAMBLE_LINES, RULE, Rule, func};
 
 /// In order: the first rule that matches a line names the report.
 pub(super) const RULES: &[Rule] = &[
@@ -11,7 +11,6 @@ pub(super) const RULES: &[Rule] = &[
         head: r"[A-Z_\-]+-safe -> [A-Z_\-]+-unsafe lock order detected",
         title: "possible deadlock in {frame}",
         blame: Blame::LockOrder,
-        skip: LOCKS,
         ..RULE
     },
     Rule {
@@ -20,18 +19,19 @@ pub(super) const RULES: &[Rule] = &[
         title: "possible deadlock in {frame}",
         blame: Blame::LockSite,
         also: &[AT],
-        skip: LOCKS,
+        skip: &[Group::Work],
+        needs: &["is trying to acquire lock|just changed the state of lock"],
+        fallback: "{line}",
         ..RULE
     },
     Rule {
         name: "lockdep-state",
         head: r"inconsistent lock state|inconsistent \{[A-Z\-]+\} -> \{[A-Z\-]+\} usage",
         title: "inconsistent lock state in {frame}",
-        blame: Blame::LockSite,
-        also: &[AT],
-        skip: LOCKS,
         echo_of: &["lockdep-state"],
         echo_lines: PREAMBLE_LINES,
+        needs: &["takes"],
+        fallback: "{line}",
         ..RULE
     },
     Rule {
@@ -39,21 +39,22 @@ pub(super) const RULES: &[Rule] = &[
         head: r"\[ BUG: Invalid wait context \]",
         title: "WARNING: locking bug in {frame}",
         alts: &["BUG: Invalid wait context in {frame}"],
-        skip: LOCKS,
+        skip: &[Group::Sock],
         ..RULE
     },
     Rule {
         name: "suspicious-rcu",
         head: r"(?P<word>INFO|WARNING): suspicious RCU usage",
         title: "{word}: suspicious RCU usage in {frame}",
-        skip: LOCKS,
+        skip: &[Group::Rcu, Group::Free],
+        needs: &[r"[\w\-/.]+\.[a-z]+:\d+"],
+        fallback: "{line}",
         ..RULE
     },
     Rule {
         name: "bad-unlock",
         head: r"(?P<word>BUG|WARNING): bad unlock balance detected",
         title: "{word}: bad unlock balance in {frame}",
-        skip: LOCKS,
         blame: Blame::LockOrder,
         ..RULE
     },
@@ -72,6 +73,8 @@ pub(super) const RULES: &[Rule] = &[
         blame: Blame::LockSite,
         also: &[AT],
         stackless: true,
+        needs: &["leaving the kernel with locks still held"],
+        fallback: "{line}",
         ..RULE
     },
     Rule {
@@ -101,42 +104,41 @@ pub(super) const RULES: &[Rule] = &[
         name: "nested-lock",
         head: r"(?P<word>BUG|WARNING): Nested lock was not taken",
         title: "{word}: nested lock was not taken in {frame}",
-        skip: LOCKS,
         ..RULE
     },
     Rule {
         name: "locking-bug",
         head: r"WARNING: (?:CPU: \d+ PID: -?\d+ at )?kernel/locking/lockdep\.c:\d+ ",
         title: "WARNING: locking bug in {frame}",
-        skip: LOCKS,
+        skip: &[Group::Sock],
         ..RULE
     },
     Rule {
         name: "non-static-key",
         head: r"INFO: trying to register non-static key",
         title: "INFO: trying to register non-static key in {frame}",
-        skip: LOCKS,
+        skip: &[Group::Key],
         ..RULE
     },
     Rule {
         name: "spinlock-lockup",
         head: r"BUG: spinlock (?P<what>lockup suspected|bad magic|wrong owner|wrong CPU|already unlocked|recursion|trylock failure)",
         title: "BUG: spinlock {what} in {frame}",
-        skip: LOCKS,
+        skip: &[Group::Spin],
         ..RULE
     },
     Rule {
         name: "rwlock",
         head: r"BUG: rwlock (?P<what>[a-z ]+) on CPU",
         title: "BUG: rwlock {what} in {frame}",
-        skip: LOCKS,
+        skip: &[Group::Spin],
         ..RULE
     },
     Rule {
         name: "preemptible",
         head: r"BUG: using (?P<what>\S+) in preemptible",
         title: "BUG: using {what} in preemptible code in {frame}",
-        skip: NOTED,
+        skip: &[Group::Preempt],
         ..RULE
     },
     Rule {

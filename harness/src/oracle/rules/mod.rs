@@ -12,9 +12,7 @@ use std::sync::LazyLock;
 
 use regex::{Regex, RegexSet};
 
-use super::functions::Group::{
-    self, Access, Construct, Core, Entry, Lock, Memory, Object, Reporting, Trap, Wait,
-};
+use super::functions::Group;
 
 /// Where the blamed function is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +23,14 @@ pub(crate) enum Blame {
     Orphan,
     /// First function of the main stack that is not skipped; failing that the one the head line names.
     Trace,
+    /// The function that the head line names, unless it is skipped; then the stack.
+    Named,
     /// Nowhere either, but a whole report has a stack.
     Untold,
+    /// Like `Trace`, but tasks that wait for the same thing share the name of that.
+    Hung,
+    /// Who allocated the page, as page_owner tells.
+    Owner,
     /// The lock's user as lockdep names it (`, at: func+0x..`), then the stack.
     LockSite,
     /// Where the lock was first taken in the context that rules out the other one.
@@ -54,10 +58,12 @@ pub(crate) struct Rule {
     pub alts: &'static [&'static str],
     /// Where the blame is found.
     pub blame: Blame,
-    /// Who is never to blame.
+    /// Who is not to blame for this, besides those who never are.
     pub skip: &'static [Group],
     /// Further lines whose groups fill the title.
     pub also: &'static [&'static str],
+    /// Lines that a whole report has. Without one it is corrupted, and `fallback` its title if there is one.
+    pub needs: &'static [&'static str],
     /// Rules whose reports this one is the continuation of; `*`: any.
     pub echo_of: &'static [&'static str],
     /// How many lines into the other report it may come; 0: anywhere.
@@ -78,8 +84,9 @@ const RULE: Rule = Rule {
     title: "",
     alts: &[],
     blame: Blame::Trace,
-    skip: COMMON,
+    skip: &[],
     also: &[],
+    needs: &[],
     echo_of: &[],
     echo_lines: 0,
     fallback: "",
@@ -87,12 +94,6 @@ const RULE: Rule = Rule {
     stackless: false,
     all_callers: false,
 };
-
-const COMMON: &[Group] = &[Reporting, Trap, Access, Memory, Lock, Object, Core];
-const ALL: &[Group] = &[Reporting, Trap, Access, Memory, Lock, Wait, Object, Core];
-const NOTED: &[Group] = &[Reporting, Trap];
-const LOCKS: &[Group] = &[Reporting, Trap, Access, Memory, Lock, Wait, Object, Core, Entry];
-const LEAK: &[Group] = &[Reporting, Memory, Construct, Access];
 
 /// Lines between what lib/ says of an object and the BUG or WARNING that it then raises.
 const PREAMBLE_LINES: usize = 8;
@@ -120,12 +121,21 @@ pub(crate) fn rule(rule_idx: usize) -> &'static Rule {
     COMPILED.rules[rule_idx]
 }
 
+/// What a rule looks for.
+pub(crate) struct Patterns {
+    /// The first line.
+    pub head: Regex,
+    /// Lines that fill the title.
+    pub also: Vec<Regex>,
+    /// Lines that must be there.
+    pub needs: Vec<Regex>,
+}
+
 /// The table, compiled.
 struct Compiled {
     rules: Vec<&'static Rule>,
     set: RegexSet,
-    /// Per rule: head, then also.
-    heads: Vec<(Regex, Vec<Regex>)>,
+    patterns: Vec<Patterns>,
 }
 
 static COMPILED: LazyLock<Compiled> = LazyLock::new(|| {
@@ -133,9 +143,13 @@ static COMPILED: LazyLock<Compiled> = LazyLock::new(|| {
     let rules: Vec<&Rule> = TABLES.into_iter().flatten().collect();
     Compiled {
         set: RegexSet::new(rules.iter().map(|rule| rule.head)).expect("rules are constants under test"),
-        heads: rules
+        patterns: rules
             .iter()
-            .map(|rule| (compile(rule.head), rule.also.iter().map(|also| compile(also)).collect()))
+            .map(|rule| Patterns {
+                head: compile(rule.head),
+                also: rule.also.iter().map(|pattern| compile(pattern)).collect(),
+                needs: rule.needs.iter().map(|pattern| compile(pattern)).collect(),
+            })
             .collect(),
         rules,
     }
@@ -148,12 +162,7 @@ pub(crate) fn of_line(body: &str) -> Option<usize> {
     (!ours || rule(hit).name == "deadline").then_some(hit)
 }
 
-/// The rule's head pattern.
-pub(crate) fn head(rule_idx: usize) -> &'static Regex {
-    &COMPILED.heads[rule_idx].0
-}
-
-/// The rule's patterns for further lines.
-pub(crate) fn also(rule_idx: usize) -> &'static [Regex] {
-    &COMPILED.heads[rule_idx].1
+/// The patterns of a rule.
+pub(crate) fn patterns(rule_idx: usize) -> &'static Patterns {
+    &COMPILED.patterns[rule_idx]
 }

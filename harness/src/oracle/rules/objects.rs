@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! WARN() and BUG(), and what the kernel finds wrong with lists, counters, pages and slabs.
 
-use super::{ALL, Blame, COMMON, LEAK, PREAMBLE_LINES, RULE, Rule, TOLD_BEFORE, func};
+use super::{Blame, Group, PREAMBLE_LINES, RULE, Rule, TOLD_BEFORE, func};
 
 /// In order: the first rule that matches a line names the report.
 pub(super) const RULES: &[Rule] = &[
     // Lists, counters, objects: the line that tells stands before the BUG or WARNING.
     Rule {
         name: "list",
-        skip: ALL,
         head: r"^(?:\S+: )?list_(?:add|del|replace)(?: |_\w+ )*(?:corruption|double add)|kernel BUG at lib/list_debug\.c|WARNING: .*lib/list_debug\.c",
         title: "BUG: corrupted list in {frame}",
         alts: &["bad-access in {frame}"],
@@ -20,7 +19,6 @@ pub(super) const RULES: &[Rule] = &[
         name: "refcount",
         head: r"^refcount_t: |WARNING: .*\blib/refcount\.c:",
         title: "WARNING: refcount bug in {frame}",
-        skip: COMMON,
         echo_of: &["refcount"],
         echo_lines: PREAMBLE_LINES,
         ..RULE
@@ -29,15 +27,16 @@ pub(super) const RULES: &[Rule] = &[
         name: "odebug",
         head: r"^ODEBUG: .*(?:\(active state|on stack)|WARNING: .*\blib/debugobjects\.c:",
         title: "WARNING: ODEBUG bug in {frame}",
-        skip: COMMON,
         echo_of: &["odebug"],
         echo_lines: PREAMBLE_LINES,
+        skip: &[Group::Tracked],
         ..RULE
     },
     Rule {
         name: "urb",
         head: r"WARNING: .*drivers/usb/core/urb\.c:\d+ (?:at )?usb_submit_urb",
         title: "WARNING in {frame}/usb_submit_urb",
+        skip: &[Group::Urb],
         ..RULE
     },
     Rule {
@@ -47,7 +46,6 @@ pub(super) const RULES: &[Rule] = &[
             r"WARNING: .*\bmm/(?:util|slub)\.c:\d+ (?:at )?(?:__)?kvmalloc_node",
         ),
         title: "WARNING: kmalloc bug in {frame}",
-        skip: COMMON,
         ..RULE
     },
     Rule {
@@ -60,20 +58,20 @@ pub(super) const RULES: &[Rule] = &[
         name: "usercopy-warning",
         head: r"WARNING: .*\bmm/usercopy\.c:\d+ ",
         title: "WARNING: bad usercopy in {frame}",
+        skip: &[Group::Usercopy],
         ..RULE
     },
     Rule {
         name: "proc-registration",
         head: r"WARNING: .*\bfs/proc/generic\.c:\d+ (?:at )?proc_register",
         title: "WARNING: proc registration bug in {frame}",
-        skip: COMMON,
+        skip: &[Group::Proc],
         ..RULE
     },
     Rule {
         name: "vmalloc",
         head: r"WARNING: .*\bmm/vmalloc\.c:\d+ (?:at )?__vmalloc_node_range",
         title: "WARNING: zero-size vmalloc in {frame}",
-        skip: COMMON,
         ..RULE
     },
     Rule {
@@ -87,7 +85,6 @@ pub(super) const RULES: &[Rule] = &[
         echo_of: TOLD_BEFORE,
         echo_lines: PREAMBLE_LINES,
         title: "WARNING in {frame}",
-        skip: COMMON,
         ..RULE
     },
     Rule {
@@ -96,7 +93,6 @@ pub(super) const RULES: &[Rule] = &[
         echo_of: TOLD_BEFORE,
         echo_lines: PREAMBLE_LINES,
         title: "WARNING in {frame}",
-        skip: COMMON,
         ..RULE
     },
     Rule {
@@ -120,6 +116,7 @@ pub(super) const RULES: &[Rule] = &[
         title: "BUG: bad usercopy in {frame}",
         echo_of: &["usercopy"],
         echo_lines: PREAMBLE_LINES,
+        skip: &[Group::Usercopy],
         ..RULE
     },
     Rule {
@@ -128,6 +125,7 @@ pub(super) const RULES: &[Rule] = &[
         title: "kernel BUG in {frame}",
         echo_of: TOLD_BEFORE,
         echo_lines: PREAMBLE_LINES,
+        skip: &[Group::Skb],
         ..RULE
     },
     // Memory management state.
@@ -142,6 +140,8 @@ pub(super) const RULES: &[Rule] = &[
         name: "bad-page",
         head: r"BUG: Bad page (?P<what>state|cache)",
         title: "BUG: Bad page {what} in {frame}",
+        skip: &[Group::Page],
+        blame: Blame::Owner,
         ..RULE
     },
     Rule {
@@ -195,9 +195,9 @@ pub(super) const RULES: &[Rule] = &[
         name: "leak",
         head: r"^BUG: memory leak|^unreferenced object 0x[0-9a-f]+",
         title: "memory leak in {frame}",
-        skip: LEAK,
         echo_of: &["leak"],
         echo_lines: 1,
+        skip: &[Group::Construct],
         ..RULE
     },
 ];

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the sanitizers print.
 
-use super::{ACCESS, Blame, RULE, Rule, func};
+use super::{ACCESS, Blame, Group, RULE, Rule, func};
+
+/// Where KMSAN's bytes came from.
+const ORIGIN: &str = r"^(?:Local variable .* created at:|Uninit was created at:)";
 
 /// In order: the first rule that matches a line names the report.
 pub(super) const RULES: &[Rule] = &[
@@ -11,6 +14,8 @@ pub(super) const RULES: &[Rule] = &[
         head: concat!(r"BUG: KASAN: (?:double-free or invalid-free|invalid-free|double-free) in ", func!()),
         title: "KASAN: invalid-free in {frame}",
         alts: &["KASAN: double-free in {frame}", "invalid-free in {frame}"],
+        skip: &[Group::Free],
+        blame: Blame::Named,
         ..RULE
     },
     Rule {
@@ -20,6 +25,7 @@ pub(super) const RULES: &[Rule] = &[
         fallback: "KASAN: {tail}",
         alts: &["bad-access in {frame}"],
         also: &[ACCESS],
+        blame: Blame::Named,
         ..RULE
     },
     Rule {
@@ -33,22 +39,25 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "kfence-free",
-        head: r"BUG: KFENCE: invalid free in",
+        head: concat!(r"BUG: KFENCE: invalid free in ", func!()),
         title: "KFENCE: invalid free in {frame}",
         alts: &["invalid-free in {frame}"],
+        blame: Blame::Named,
         ..RULE
     },
     Rule {
         name: "kfence",
-        head: r"BUG: KFENCE: (?P<what>memory corruption) in",
+        head: concat!(r"BUG: KFENCE: (?P<what>memory corruption) in ", func!()),
         title: "KFENCE: {what} in {frame}",
+        blame: Blame::Named,
         ..RULE
     },
     Rule {
         name: "kfence-access",
-        head: r"BUG: KFENCE: (?P<what>[a-z\- ]+?) in ",
+        head: concat!(r"BUG: KFENCE: (?P<what>[a-z\- ]+?) in ", func!()),
         title: "KFENCE: {what} in {frame}",
         alts: &["bad-access in {frame}"],
+        blame: Blame::Named,
         ..RULE
     },
     Rule {
@@ -56,6 +65,9 @@ pub(super) const RULES: &[Rule] = &[
         head: concat!(r"BUG: KMSAN: (?P<what>kernel-[a-z\-]*infoleak[a-z\-]*) in ", func!()),
         title: "KMSAN: {what} in {frame}",
         alts: &["bad-access in {frame}"],
+        skip: &[Group::Crypto, Group::Urb],
+        blame: Blame::Named,
+        needs: &[ORIGIN],
         ..RULE
     },
     Rule {
@@ -63,6 +75,9 @@ pub(super) const RULES: &[Rule] = &[
         head: concat!(r"BUG: KMSAN: (?P<what>[a-z\- ]+?) in ", func!()),
         title: "KMSAN: {what} in {frame}",
         alts: &["bad-access in {frame}"],
+        skip: &[Group::Crypto],
+        blame: Blame::Named,
+        needs: &[ORIGIN],
         ..RULE
     },
     Rule {
@@ -83,6 +98,7 @@ pub(super) const RULES: &[Rule] = &[
         name: "ubsan-old",
         head: r"UBSAN: Undefined behaviour in",
         title: "UBSAN: undefined-behaviour in {frame}",
+        skip: &[Group::Overflow],
         ..RULE
     },
     Rule {
@@ -90,7 +106,14 @@ pub(super) const RULES: &[Rule] = &[
         head: r"UBSAN: array-index-out-of-bounds in",
         title: "UBSAN: array-index-out-of-bounds in {frame}",
         alts: &["bad-access in {frame}"],
+        skip: &[Group::Overflow],
         ..RULE
     },
-    Rule { name: "ubsan", head: r"UBSAN: (?P<what>[a-z\-]+) in", title: "UBSAN: {what} in {frame}", ..RULE },
+    Rule {
+        name: "ubsan",
+        head: r"UBSAN: (?P<what>[a-z\-]+) in",
+        title: "UBSAN: {what} in {frame}",
+        skip: &[Group::Overflow],
+        ..RULE
+    },
 ];

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What does not move, or must not sleep: hung tasks, lockups, overdue ops.
 
-use super::{ALL, Blame, COMMON, RULE, Rule};
+use super::{Blame, Group, RULE, Rule};
 
 /// In order: the first rule that matches a line names the report.
 pub(super) const RULES: &[Rule] = &[
@@ -12,8 +12,8 @@ pub(super) const RULES: &[Rule] = &[
         title: "INFO: task hung in {frame}",
         alts: &["hang in {frame}"],
         blame: Blame::Deadline,
-        skip: ALL,
         all_callers: true,
+        skip: &[Group::Wait],
         ..RULE
     },
     // Our own: the module saw the kernel break what it promises.
@@ -29,14 +29,13 @@ pub(super) const RULES: &[Rule] = &[
         name: "atomic-schedule",
         head: r"BUG: scheduling while atomic",
         title: "BUG: scheduling while atomic in {frame}",
-        skip: ALL,
+        skip: &[Group::Schedule],
         ..RULE
     },
     Rule {
         name: "atomic-sleep",
         head: r"BUG: sleeping function called from invalid context (?:at|in)",
         title: "BUG: sleeping function called from invalid context in {frame}",
-        skip: COMMON,
         ..RULE
     },
     // Standing still.
@@ -45,7 +44,8 @@ pub(super) const RULES: &[Rule] = &[
         head: r"INFO: task .+:\d+ blocked (?:for more than|in I/O wait for more than|on an? \S+ )",
         title: "INFO: task hung in {frame}",
         alts: &["hang in {frame}"],
-        skip: ALL,
+        skip: &[Group::Wait],
+        blame: Blame::Hung,
         ..RULE
     },
     Rule {
@@ -53,7 +53,7 @@ pub(super) const RULES: &[Rule] = &[
         head: r"INFO: task .+:\d+ can't die for more than",
         title: "INFO: task can't die in {frame}",
         alts: &["hang in {frame}"],
-        skip: ALL,
+        skip: &[Group::Schedule],
         ..RULE
     },
     Rule {
@@ -65,9 +65,9 @@ pub(super) const RULES: &[Rule] = &[
         title: "INFO: rcu detected stall in {frame}",
         alts: &["stall in {frame}"],
         blame: Blame::Stall,
-        skip: ALL,
         all_callers: true,
         echo_of: &["rcu-stall"],
+        skip: &[Group::Rcu],
         ..RULE
     },
     Rule {
@@ -76,7 +76,6 @@ pub(super) const RULES: &[Rule] = &[
         title: "BUG: soft lockup in {frame}",
         alts: &["stall in {frame}"],
         blame: Blame::Stall,
-        skip: ALL,
         ..RULE
     },
     Rule {
@@ -85,7 +84,6 @@ pub(super) const RULES: &[Rule] = &[
         title: "BUG: hard lockup in {frame}",
         alts: &["stall in {frame}"],
         blame: Blame::Stall,
-        skip: ALL,
         all_callers: true,
         ..RULE
     },
