@@ -145,7 +145,7 @@ impl<'a> Campaign<'a> {
             batches.push(Choice { program, parent: None });
         }
         let mut campaign = Campaign {
-            chooser: Chooser::new(state.rand, &config.schedules)?,
+            chooser: Chooser::new(state.rand, &config.schedules, config.walk_prob)?,
             batches,
             pace: Pace::new(config.batch, batch),
             corpus,
@@ -179,7 +179,8 @@ impl<'a> Campaign<'a> {
             while self.under_way.len() < 2 * self.config.jobs {
                 let job = self.next_job()?;
                 let programs = job.programs.iter().map(|waiting| waiting.choice.program.clone()).collect();
-                guests.submit(Epoch { programs, canary: self.config.canary, leak_scan: job.leak_scan })?;
+                let (canary, leak_scan) = (self.config.canary, job.leak_scan);
+                guests.submit(Epoch { programs, canary, leak_scan, ..Epoch::default() })?;
                 self.under_way.push_back(job);
             }
             self.phase("choose", choosing);

@@ -30,6 +30,7 @@ use crate::{
     mutate::{self, Ctx},
     observe::{CostFeedback, CostObserver, EdgeMap, OBSERVED_ENTRIES, observed},
     scheduler::{self, SmallFast},
+    walk::Walk,
 };
 
 /// Name of the map in LibAFL's state.
@@ -47,6 +48,8 @@ pub struct Chooser {
     fuzzer: Fuzzer,
     observers: (EdgeMap, (CostObserver, ())),
     schedules: Vec<Schedule>,
+    walk: Walk,
+    walk_prob: f64,
 }
 
 /// A program that was chosen.
@@ -59,25 +62,32 @@ pub struct Choice {
 }
 
 impl Chooser {
-    /// A chooser without experience. `schedules` is not empty.
+    /// A chooser without experience. `schedules` is not empty; `walk_prob` is the share of programs that come from
+    /// walking schedules, while there are any to walk.
     ///
     /// # Errors
     /// When LibAFL refuses its own parts.
-    pub fn new(rand: StdRand, schedules: &[Schedule]) -> Result<Chooser> {
+    pub fn new(rand: StdRand, schedules: &[Schedule], walk_prob: f64) -> Result<Chooser> {
         let map = OwnedMapObserver::new(MAP_NAME, vec![0_u8; OBSERVED_ENTRIES]).track_indices();
         let cost = CostObserver::default();
         let mut feedback = EagerOrFeedback::new(MaxMapFeedback::new(&map), CostFeedback::new(&cost));
         let corpora = (InMemoryCorpus::new(), InMemoryCorpus::new());
         let state = StdState::new(rand, corpora.0, corpora.1, &mut feedback, &mut ())?;
         let fuzzer = StdFuzzer::new(SmallFast::default(), feedback, ());
-        Ok(Chooser { state, fuzzer, observers: tuple_list!(map, cost), schedules: schedules.to_vec() })
+        let (observers, schedules) = (tuple_list!(map, cost), schedules.to_vec());
+        Ok(Chooser { state, fuzzer, observers, schedules, walk: Walk::default(), walk_prob })
     }
 
-    /// The next program: a mutant of a corpus program, now and then one from nothing.
+    /// The next program: a mutant of a corpus program, one under another schedule, now and then one from nothing.
     ///
     /// # Errors
     /// When LibAFL's corpus is inconsistent.
     pub fn choose(&mut self) -> Result<Choice> {
+        if self.state.rand_mut().coinflip(self.walk_prob)
+            && let Some(choice) = self.walk.next()
+        {
+            return Ok(choice);
+        }
         if self.corpus_len() == 0 || self.state.rand_mut().coinflip(GENERATE_PROB) {
             let program = generate::program(self.state.rand_mut(), &self.schedules);
             return Ok(Choice { program, parent: None });
@@ -106,23 +116,25 @@ impl Chooser {
         let (map, (cost, ())) = &mut self.observers;
         cost.guest_time = outcome.guest_time;
         hits.iter().for_each(|&(entry, bucket)| map.as_mut()[entry] = bucket);
-        let is_kept = self.evaluate(ProgramInput(program.clone()), is_news)?;
+        let kept = self.evaluate(ProgramInput(program.clone()), is_news)?;
+        if let Some(id) = kept.filter(|_| is_news) {
+            self.walk.offer(id, program);
+        }
         let map = self.observers.0.as_mut();
         hits.iter().for_each(|&(entry, _)| map[entry] = 0);
-        Ok(is_kept)
+        Ok(kept.is_some())
     }
 
     /// Hands LibAFL what the observers hold: to be judged when it is news, to be kept in any case when it is not.
-    fn evaluate(&mut self, input: ProgramInput, is_news: bool) -> Result<bool> {
+    fn evaluate(&mut self, input: ProgramInput, is_news: bool) -> Result<Option<CorpusId>> {
         let (fuzzer, state, observers) = (&mut self.fuzzer, &mut self.state, &self.observers);
         let (mut manager, exit) = (NopEventManager::new(), ExitKind::Ok);
-        let id = if is_news {
+        Ok(if is_news {
             fuzzer.evaluate_execution(state, &mut manager, &input, observers, &exit, false)?.1
         } else {
             let kept = ExecuteInputResult::Corpus;
             fuzzer.process_execution(state, &mut manager, &input, &kept, &exit, observers)?
-        };
-        Ok(id.is_some())
+        })
     }
 
     /// A child of that program crashed the kernel: mutate it less.
@@ -180,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_program_that_hits_the_same_at_half_the_cost_is_kept() {
-        let mut chooser = Chooser::new(StdRand::with_seed(1), &[Schedule::default()]).unwrap();
+        let mut chooser = Chooser::new(StdRand::with_seed(1), &[Schedule::default()], 0.0).unwrap();
         let large: Program = format!("thread cpu=0\n{}", " yield\n".repeat(40)).parse().unwrap();
         let small: Program = "thread cpu=0\n yield\n".parse().unwrap();
         let result = outcome(&[(7, 1), (8, 1)]);
@@ -193,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_program_is_kept_for_a_new_edge_or_a_higher_bucket_and_not_twice() {
-        let mut chooser = Chooser::new(StdRand::with_seed(1), &[Schedule::default()]).unwrap();
+        let mut chooser = Chooser::new(StdRand::with_seed(1), &[Schedule::default()], 0.0).unwrap();
         let program = chooser.choose().unwrap().program;
         assert!(!chooser.learn(&program, &outcome(&[])).unwrap());
         assert!(chooser.learn(&program, &outcome(&[(7, 1), (65535, 1)])).unwrap());

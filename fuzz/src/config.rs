@@ -30,6 +30,8 @@ pub struct CampaignConfig<'a> {
     pub canary: u32,
     /// Every so many epochs one ends with a scan for leaks; 0: none does.
     pub leak_scan_every: u64,
+    /// Share of programs that come from walking the schedules of promising ones; 0: none.
+    pub walk_prob: f64,
     /// Whether a new finding's batch is rerun in part, to keep only the programs it takes.
     pub reduce: Reduce,
     /// Reads a console: `harness::oracle::judge`.

@@ -131,7 +131,8 @@ pub struct Stored {
 impl Stored {
     /// The epoch that shows it again.
     pub fn epoch(&self) -> Epoch {
-        Epoch { programs: self.batch.clone(), canary: self.record.canary, leak_scan: self.record.leak_scan }
+        let Record { canary, leak_scan, .. } = self.record;
+        Epoch { programs: self.batch.clone(), canary, leak_scan, ..Epoch::default() }
     }
 }
 

@@ -38,6 +38,7 @@ fn config(dir: &Path, seed: u64, execs_max: u64) -> CampaignConfig<'static> {
         batch: BatchSize::Fixed(32),
         canary: 0,
         leak_scan_every: 4,
+        walk_prob: 0.2,
         reduce: Reduce::Batch,
         judge: &judge,
         annotate: &|text: &str| text.to_owned(),

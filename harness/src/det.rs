@@ -272,7 +272,7 @@ fn run(plan: Plan<'_>, state: Option<&Path>, epoch: &Epoch, limits: Limits, run_
             let end = epoch_end(end, header.state, &console);
             let in_flight = (end != EpochEnd::Done && header.state != state::READY)
                 .then_some((header.program_idx as usize).min(epoch.programs.len().saturating_sub(1)));
-            let programs = machine.shm.outcomes(&epoch.programs);
+            let programs = machine.shm.outcomes(epoch);
             EpochOutcome { end, console, programs, in_flight, wall: started.elapsed(), in_guest }
         }
         Err(error) => EpochOutcome {
@@ -290,9 +290,8 @@ fn try_run(
     limits: Limits,
     run_dir: &Path,
 ) -> Result<(Machine, MachineEnd, Duration), MachineError> {
-    let leak_scan = if epoch.leak_scan { flag::LEAK_SCAN } else { 0 };
     let mut machine = Machine::start(plan, run_dir, |shm| {
-        shm.put_batch(epoch, 1, flag::EXIT_WHEN_DONE | leak_scan, limits.op_deadline)
+        shm.put_batch(epoch, 1, flag::EXIT_WHEN_DONE | epoch.flags(), limits.op_deadline)
     })?;
     let mut limit = limits.wall + BOOT_LIMIT;
     if let Some(state) = state {

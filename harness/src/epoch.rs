@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use abi::shm::flag;
+
 use crate::{guest::Leaks, program::Program};
 
 /// What a guest is asked to do.
@@ -14,12 +16,30 @@ pub struct Epoch {
     pub canary: u32,
     /// Scan for leaked memory after the last program.
     pub leak_scan: bool,
+    /// What to bring back of what the programs covered.
+    pub coverage: Coverage,
+}
+
+/// What coverage tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Coverage {
+    /// The fuzzer's edge map.
+    #[default]
+    Edges,
+    /// Program counters, which have names.
+    Pcs,
 }
 
 impl Epoch {
     /// The kind of guest this epoch needs.
     pub fn leaks(&self) -> Leaks {
         Leaks::of_scan(self.leak_scan)
+    }
+
+    /// What it asks of the agent, as bits of `abi::shm::flag`.
+    pub fn flags(&self) -> u32 {
+        let leaks = if self.leak_scan { flag::LEAK_SCAN } else { 0 };
+        leaks | if self.coverage == Coverage::Pcs { flag::PCS } else { 0 }
     }
 }
 
@@ -86,6 +106,8 @@ pub struct ProgramOutcome {
     pub guest_time: Duration,
     /// Coverage: (index into the edge map of `abi::shm::MAP_ENTRIES` entries, hit count), each index once.
     pub cover: Vec<(u16, u16)>,
+    /// Low halves of the program counters covered, sorted, each once; with [`Coverage::Pcs`], and then `cover` is empty.
+    pub pcs: Vec<u32>,
     /// Result of each op, thread after thread; `None` when it did not run.
     pub op_results: Vec<Option<i32>>,
 }

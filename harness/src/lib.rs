@@ -3,8 +3,10 @@
 //!
 //! In data-flow order: a [`program`] is what runs; an [`epoch`] is a batch of programs and what became of it; a
 //! [`guest`] is what it runs on; [`machine`] is one QEMU process, talked to over [`qmp`] and [`shm`]; [`det`] and
-//! [`par`] are the two engines, [`pool`] runs several guests; the [`oracle`] reads the console.
+//! [`par`] are the two engines, [`pool`] runs several guests; the [`oracle`] reads the console,
+//! [`symbolize`] adds source lines, and [`coverage`] knows what could have been reached.
 
+pub mod coverage;
 pub mod det;
 pub mod epoch;
 pub mod guest;

@@ -67,7 +67,6 @@ impl Stream {
     }
 
     fn try_run(&mut self, epoch: &Epoch, limits: Limits) -> Result<EpochOutcome, MachineError> {
-        let leak_scan = if epoch.leak_scan { flag::LEAK_SCAN } else { 0 };
         // A guest that keeps track is slow; it serves for the epochs that need it, and no longer.
         let usable = self.live.take().filter(|live| live.leaks == epoch.leaks());
         let live = match usable {
@@ -77,7 +76,7 @@ impl Stream {
         let live = self.live.insert(live);
         live.seq += 1;
         let shm = &live.machine.shm;
-        shm.put_batch(epoch, live.seq, leak_scan, limits.op_deadline)
+        shm.put_batch(epoch, live.seq, epoch.flags(), limits.op_deadline)
             .map_err(|e| MachineError::io("write the batch", e))?;
         live.bell.write_all(&[1]).map_err(|e| MachineError::io("ring the doorbell", e))?;
         let running = Instant::now();
@@ -89,7 +88,7 @@ impl Stream {
         let end = epoch_end(end.unwrap_or(MachineEnd::Agent), header.state, &console);
         let in_flight = (end != EpochEnd::Done)
             .then_some((header.program_idx as usize).min(epoch.programs.len().saturating_sub(1)));
-        let programs = live.machine.shm.outcomes(&epoch.programs);
+        let programs = live.machine.shm.outcomes(epoch);
         Ok(EpochOutcome { end, console, programs, in_flight, wall: in_guest, in_guest })
     }
 }

@@ -6,7 +6,8 @@
 #![expect(unsafe_code, reason = "a mapping that another party writes has no safe form")]
 
 use std::{
-    fs::File, io, mem::offset_of, num::NonZeroUsize, os::fd::AsFd, path::Path, ptr::NonNull, time::Duration,
+    collections::BTreeSet, fs::File, io, mem::offset_of, num::NonZeroUsize, os::fd::AsFd, path::Path,
+    ptr::NonNull, time::Duration,
 };
 
 use abi::{
@@ -18,10 +19,7 @@ use abi::{
 };
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-use crate::{
-    epoch::{Epoch, ProgramOutcome},
-    program::Program,
-};
+use crate::epoch::{Coverage, Epoch, ProgramOutcome};
 
 /// A mapped shared-memory file.
 pub struct Shm {
@@ -109,23 +107,28 @@ impl Shm {
     }
 
     /// What became of each program of a batch.
-    pub fn outcomes(&self, programs: &[Program]) -> Vec<ProgramOutcome> {
-        (0..programs.len()).map(|idx| self.outcome(idx)).collect()
+    pub fn outcomes(&self, epoch: &Epoch) -> Vec<ProgramOutcome> {
+        (0..epoch.programs.len()).map(|idx| self.outcome(idx, epoch.coverage)).collect()
     }
 
-    fn outcome(&self, idx: usize) -> ProgramOutcome {
+    fn outcome(&self, idx: usize, coverage: Coverage) -> ProgramOutcome {
         let Some(result) = self.read::<ProgramResult>(RESULTS_OFFSET + idx * size_of::<ProgramResult>())
         else {
             return ProgramOutcome::default();
         };
-        let cover = self.words(result.cover_offset, result.cover_len);
+        let records = self.words(result.cover_offset, result.cover_len);
+        let (cover, pcs) = match coverage {
+            Coverage::Edges => (merge(records), Vec::new()),
+            Coverage::Pcs => (Vec::new(), records.collect::<BTreeSet<u32>>().into_iter().collect()),
+        };
         ProgramOutcome {
             started: result.status != status::NOT_RUN,
             finished: result.status == status::DONE,
             n_ops: result.n_ops,
             n_errors: result.n_errors,
             guest_time: Duration::from_nanos(result.end_ns.saturating_sub(result.start_ns)),
-            cover: merge(cover),
+            cover,
+            pcs,
             op_results: self
                 .words(result.results_offset, result.results_len)
                 .map(|word| word as i32)
@@ -184,8 +187,8 @@ mod tests {
     fn what_the_guest_claims_is_checked() {
         let dir = tempfile::tempdir().unwrap();
         let shm = Shm::create(&dir.path().join("shm")).unwrap();
-        let programs = ["thread cpu=0\n yield\n".parse::<Program>().unwrap()];
-        let epoch = Epoch { programs: programs.to_vec(), ..Epoch::default() };
+        let program = "thread cpu=0\n yield\n".parse().unwrap();
+        let epoch = Epoch { programs: vec![program], ..Epoch::default() };
         shm.put_batch(&epoch, 1, 0, Duration::from_secs(1)).unwrap();
         let hostile = ProgramResult {
             status: status::DONE,
@@ -196,7 +199,7 @@ mod tests {
             ..ProgramResult::default()
         };
         shm.write(RESULTS_OFFSET, hostile);
-        let outcome = &shm.outcomes(&programs)[0];
+        let outcome = &shm.outcomes(&epoch)[0];
         assert!(outcome.finished && outcome.cover.is_empty() && outcome.op_results.is_empty());
     }
 

@@ -38,7 +38,9 @@ use crate::{
 /// Wall time an epoch aims at: long against the half second it takes to start one.
 const EPOCH_AIM: Duration = Duration::from_secs(6);
 /// Every so many epochs one ends with a scan for leaked memory.
-const LEAK_SCAN_EVERY: u64 = 64;
+pub const LEAK_SCAN_EVERY: u64 = 64;
+/// Share of a deterministic campaign's programs that walk the schedules of promising ones.
+pub const WALK_PROB: f64 = 0.2;
 /// Schedules a deterministic campaign mixes.
 const SCHEDULES: [Schedule; 2] = [Schedule { vcpus: 4, shift: 1 }, Schedule { vcpus: 2, shift: 2 }];
 
@@ -50,6 +52,9 @@ pub struct FuzzArgs {
     /// How long to fuzz, e.g. 90s, 5m, 8h; 0 for no end
     #[arg(long, default_value = "10m", value_parser = humantime::parse_duration)]
     time: Duration,
+    /// End after so many programs, those before a resume included
+    #[arg(long, value_name = "N")]
+    execs: Option<u64>,
     /// Seed of every choice
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -72,19 +77,75 @@ pub struct FuzzArgs {
 pub fn run(args: &FuzzArgs) -> Outcome {
     let canary = args.canary.as_deref().map(canary_kind).transpose()?.unwrap_or(0);
     let mut prepared = prepare::prepare(&args.machine)?;
-    let deterministic = prepared.execution == Execution::Deterministic;
-    let schedules = if deterministic { SCHEDULES.to_vec() } else { vec![SCHEDULES[0]] };
-    if deterministic {
-        let leaks = if canary == canary::LEAK { Leaks::Track } else { Leaks::Ignore };
-        prepared.boot(&schedules, leaks)?;
-    }
     let dir = args.dir.clone().unwrap_or_else(|| default_dir(args));
     if args.fresh {
         move_aside(&dir)?;
     }
     let stop = stop_on_signal()?;
-    let mut guests = PoolGuests { pool: prepared.pool()?, machine: prepared.machine.clone() };
+    let plan = Plan {
+        dir: dir.clone(),
+        seed: args.seed,
+        time_max: (!args.time.is_zero()).then_some(args.time),
+        execs_max: args.execs,
+        canary,
+        leak_scan_every: if canary == canary::LEAK { 1 } else { LEAK_SCAN_EVERY },
+        walk_prob: WALK_PROB,
+        reduce: Reduce::Batch,
+    };
+    boot(&mut prepared, &plan)?;
     announce(&prepared, &dir, args);
+    let summary = campaign(&prepared, plan, &stop, &mut print_event)?;
+    Ok(finish(&prepared, &summary))
+}
+
+/// A campaign as commands order it.
+pub struct Plan {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// Seed of every choice.
+    pub seed: u64,
+    /// Wall time it may take.
+    pub time_max: Option<Duration>,
+    /// Programs it may execute.
+    pub execs_max: Option<u64>,
+    /// A canary kind to arm; 0: none.
+    pub canary: u32,
+    /// Every so many epochs one ends with a scan for leaks; 0: none does.
+    pub leak_scan_every: u64,
+    /// Share of programs that walk schedules, where the engine replays.
+    pub walk_prob: f64,
+    /// Whether batches of findings are reduced, where the engine replays.
+    pub reduce: Reduce,
+}
+
+/// Schedules that programs may have on a machine.
+fn schedules(prepared: &Prepared) -> &'static [Schedule] {
+    if prepared.execution == Execution::Deterministic { &SCHEDULES } else { &SCHEDULES[..1] }
+}
+
+/// Boots what the first epochs start from.
+///
+/// # Errors
+/// When a guest does not get ready.
+pub fn boot(prepared: &mut Prepared, plan: &Plan) -> Result<()> {
+    if prepared.execution != Execution::Deterministic {
+        return Ok(());
+    }
+    let leaks = if plan.canary == canary::LEAK { Leaks::Track } else { Leaks::Ignore };
+    prepared.boot(schedules(prepared), leaks)
+}
+
+/// Runs a campaign on a machine until it ends or `stop` is set.
+///
+/// # Errors
+/// When the campaign folder cannot be used.
+pub fn campaign(
+    prepared: &Prepared,
+    plan: Plan,
+    stop: &AtomicBool,
+    events: &mut dyn FnMut(Event),
+) -> Result<Summary> {
+    let mut guests = PoolGuests { pool: prepared.pool()?, machine: prepared.machine.clone() };
     let judge = |console: &[u8]| oracle::judge(console);
     // Opened at the first finding: a campaign without one needs no symbols.
     let symbolizer = std::cell::OnceCell::new();
@@ -92,24 +153,26 @@ pub fn run(args: &FuzzArgs) -> Outcome {
         Some(symbolizer) => symbolize::annotate(text, symbolizer),
         None => text.to_owned(),
     };
+    let replays = prepared.execution == Execution::Deterministic;
     let config = CampaignConfig {
-        dir,
-        instance: args.machine.instance.clone(),
-        seed: args.seed,
-        time_max: (!args.time.is_zero()).then_some(args.time),
-        execs_max: None,
-        stop: &stop,
-        schedules,
+        dir: plan.dir,
+        instance: prepared.machine.recipe.instance.clone(),
+        seed: plan.seed,
+        time_max: plan.time_max,
+        execs_max: plan.execs_max,
+        stop,
+        schedules: schedules(prepared).to_vec(),
         jobs: prepared.jobs,
         batch: BatchSize::Aim(EPOCH_AIM),
-        canary,
-        leak_scan_every: if canary == canary::LEAK { 1 } else { LEAK_SCAN_EVERY },
-        reduce: if deterministic { Reduce::Batch } else { Reduce::Never },
+        canary: plan.canary,
+        leak_scan_every: plan.leak_scan_every,
+        // Where a preemption point is an instruction, walking over them is worth it.
+        walk_prob: if replays { plan.walk_prob } else { 0.0 },
+        reduce: if replays { plan.reduce } else { Reduce::Never },
         judge: &judge,
         annotate: &annotate,
     };
-    let summary = ::fuzz::run(config, &mut guests, &mut print_event)?;
-    Ok(finish(&prepared, &summary))
+    ::fuzz::run(config, &mut guests, events)
 }
 
 /// Symbols of a machine, if its kernel has any.
@@ -121,7 +184,7 @@ fn symbols(machine: &Machine) -> Option<Symbolizer> {
 
 /// A flag that Ctrl-C, SIGTERM or SIGHUP sets. A second signal ends the process at once, unless it comes so soon that it
 /// is the same one, sent to us and to a parent that hands it on.
-fn stop_on_signal() -> Result<Arc<AtomicBool>> {
+pub fn stop_on_signal() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     let mut first: Option<Instant> = None;

@@ -5,6 +5,7 @@ mod accel;
 mod apt;
 mod bench;
 mod config;
+mod coverage;
 mod doctor;
 mod exit;
 mod fuzz;
@@ -19,6 +20,7 @@ mod prepare;
 mod proc;
 mod repro;
 mod run;
+mod score;
 mod setup;
 mod source;
 mod test;
@@ -56,6 +58,10 @@ enum Command {
     Setup(setup::Args),
     /// Say what boots, epochs and programs cost, as ratios.
     Bench(bench::BenchArgs),
+    /// Plant bugs and say which the fuzzer finds, after how many programs.
+    Score(score::ScoreArgs),
+    /// Say which functions and edges a campaign's corpus reaches.
+    Coverage(coverage::CoverageArgs),
     /// Build kernels.
     Kernel(kernel::Args),
 }
@@ -77,6 +83,8 @@ fn dispatch(command: Command) -> Outcome {
         Command::Doctor(args) => doctor::run(args),
         Command::Setup(args) => setup::run(args),
         Command::Bench(args) => bench::run(&args),
+        Command::Score(args) => score::run(&args),
+        Command::Coverage(args) => coverage::run(&args),
         Command::Kernel(args) => kernel::run(args),
     }
 }

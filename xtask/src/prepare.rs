@@ -74,6 +74,8 @@ pub struct Prepared {
     pub execution: Execution,
     /// Guests side by side.
     pub jobs: usize,
+    /// Folder of snapshots.
+    pub snapshots: PathBuf,
     /// Wall time by step.
     pub phases: Vec<(&'static str, Duration)>,
 }
@@ -112,7 +114,8 @@ pub fn prepare(args: &MachineArgs) -> Result<Prepared> {
     // A deterministic guest is one host thread; a parallel one wants at least two.
     let default_jobs = if execution == Execution::Deterministic { cores } else { (cores / 2).max(1) };
     let jobs = args.jobs.unwrap_or(default_jobs).max(1);
-    Ok(Prepared { cache, machine, execution, jobs, phases })
+    let snapshots = cache.dir("snapshots")?;
+    Ok(Prepared { cache, machine, execution, jobs, snapshots, phases })
 }
 
 impl Prepared {
@@ -122,12 +125,11 @@ impl Prepared {
     /// When a guest does not get ready.
     pub fn boot(&mut self, schedules: &[Schedule], leaks: Leaks) -> Result<()> {
         let clock = Instant::now();
-        let snapshots = self.cache.dir("snapshots")?;
-        let guest = &self.machine.config;
+        let (guest, snapshots) = (&self.machine.config, &self.snapshots);
         let results: Vec<_> = std::thread::scope(|scope| {
             let boots: Vec<_> = schedules
                 .iter()
-                .map(|schedule| scope.spawn(|| det::snapshot(guest, *schedule, leaks, &snapshots)))
+                .map(|schedule| scope.spawn(|| det::snapshot(guest, *schedule, leaks, snapshots)))
                 .collect();
             boots.into_iter().map(|boot| boot.join()).collect()
         });
@@ -143,7 +145,7 @@ impl Prepared {
     /// # Errors
     /// When the folder for running machines cannot be made.
     pub fn pool(&self) -> Result<Pool> {
-        pool(&self.cache, &self.machine, self.execution, self.jobs)
+        pool(&self.machine, self.execution, self.jobs, &self.snapshots)
     }
 }
 
@@ -151,13 +153,13 @@ impl Prepared {
 ///
 /// # Errors
 /// When the folder for running machines cannot be made.
-pub fn pool(cache: &Cache, machine: &Machine, execution: Execution, jobs: usize) -> Result<Pool> {
+pub fn pool(machine: &Machine, execution: Execution, jobs: usize, snapshots: &Path) -> Result<Pool> {
     let config = PoolConfig {
         guest: machine.config.clone(),
         execution,
         jobs,
         limits: Limits::default(),
-        snapshots: cache.dir("snapshots")?,
+        snapshots: snapshots.to_owned(),
     };
     Pool::new(config).context("cannot make a folder for running machines")
 }

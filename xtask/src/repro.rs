@@ -79,9 +79,10 @@ pub fn run(args: &ReproArgs) -> Outcome {
         true => Execution::Deterministic,
         false => prepare::execution(&cache, Engine::Par, AccelChoice::Auto)?,
     };
+    let snapshots = cache.dir("snapshots")?;
     let tally = if deterministic {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut pool = prepare::pool(&cache, &machine, execution, args.jobs.unwrap_or(cores))?;
+        let mut pool = prepare::pool(&machine, execution, args.jobs.unwrap_or(cores), &snapshots)?;
         check_snapshot(&pool, &stored)?;
         for _ in 0..args.times {
             pool.submit(stored.epoch());
@@ -89,7 +90,7 @@ pub fn run(args: &ReproArgs) -> Outcome {
         run_all(&stored, args, || Ok(pool.next(RUN_LIMIT)))?
     } else {
         // A fresh guest for each run: what an earlier one left behind is not part of the finding.
-        let fresh = || prepare::pool(&cache, &machine, execution, 1);
+        let fresh = || prepare::pool(&machine, execution, 1, &snapshots);
         run_all(&stored, args, || Ok(Some(fresh()?.run(stored.epoch()))))?
     };
     if args.json {

@@ -58,7 +58,7 @@ pub fn run(args: &RunArgs) -> Outcome {
     let canary = args.canary.as_deref().map(canary_kind).transpose()?.unwrap_or(0);
     let repeated: Vec<Program> =
         programs.into_iter().flat_map(|program| std::iter::repeat_n(program, args.repeat)).collect();
-    let epoch = Epoch { programs: repeated, canary, leak_scan: args.leak_scan };
+    let epoch = Epoch { programs: repeated, canary, leak_scan: args.leak_scan, ..Epoch::default() };
     let prepared = prepare::prepare(&args.machine)?;
     let outcome = run_epoch(&prepared, &epoch, args.power_on)?;
     show(&epoch, &outcome, args.console);

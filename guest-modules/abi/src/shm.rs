@@ -75,6 +75,8 @@ pub mod flag {
     pub const PAUSE_WHEN_READY: u32 = 4;
     /// Batches are announced at the doorbell; without it the agent looks for them.
     pub const DOORBELL: u32 = 8;
+    /// Coverage records are the low halves of program counters, each once a thread, instead of edges.
+    pub const PCS: u32 = 16;
 }
 
 /// Values of [`Header::state`].
@@ -123,7 +125,7 @@ pub struct ProgramResult {
     pub end_ns: u64,
     /// Offset of the first coverage record, from the start of the region.
     pub cover_offset: u32,
-    /// Number of coverage records; each is `index << 16 | count` as u32.
+    /// Number of coverage records; each is `index << 16 | count` as u32, or a program counter ([`flag::PCS`]).
     pub cover_len: u32,
     /// Offset of the op results, from the start of the region.
     pub results_offset: u32,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The edge map of one thread: KCOV's program counters folded as AFL does, plus which op gave which result.
 
-use std::hint::black_box;
+use std::{collections::BTreeSet, hint::black_box};
 
 use abi::{layout::Op, shm::MAP_ENTRIES};
 
@@ -55,6 +55,23 @@ impl EdgeMap {
             let count = std::mem::take(&mut self.counts[usize::from(index)]);
             u32::from(index) << 16 | u32::from(count)
         })
+    }
+}
+
+/// The program counters of one thread, low halves, each once: for reports, not for fuzzing.
+#[derive(Default)]
+pub struct PcSet(BTreeSet<u32>);
+
+impl PcSet {
+    /// Adds what KCOV recorded during one op and clears it.
+    pub fn take(&mut self, kcov: &Kcov) {
+        self.0.extend(kcov.pcs().map(|pc| pc as u32));
+        kcov.clear();
+    }
+
+    /// The program counters, and forgets them.
+    pub fn drain(&mut self) -> impl Iterator<Item = u32> + use<> {
+        std::mem::take(&mut self.0).into_iter()
     }
 }
 

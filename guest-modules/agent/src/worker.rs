@@ -9,7 +9,7 @@ use std::{
 use abi::{
     layout::{IoctlOp, MEMCG_ROOT, Op, ioc, kind},
     program::{WireThread, decode},
-    shm::Header,
+    shm::{Header, flag},
 };
 use nix::{
     sched::{CpuSet, sched_setaffinity},
@@ -18,7 +18,7 @@ use nix::{
 
 use crate::{
     control::Control,
-    cover::EdgeMap,
+    cover::{EdgeMap, PcSet},
     sys::{self, Kcov, Mapping},
     user_ops,
 };
@@ -81,7 +81,7 @@ impl Worker {
 
 fn serve(thread: usize, world: World<'_>, mut commands: File, mut done: File) -> io::Result<()> {
     let kcov = Kcov::enable().ok();
-    let mut map = EdgeMap::new();
+    let (mut map, mut pcs) = (EdgeMap::new(), PcSet::default());
     let mut pinned_to = None;
     loop {
         let mut command = [0; 8];
@@ -100,8 +100,18 @@ fn serve(thread: usize, world: World<'_>, mut commands: File, mut done: File) ->
         if pinned_to.replace(cpu) != Some(cpu) {
             pin(cpu)?;
         }
-        run_thread(thread, world, &wire, kcov.as_ref(), &mut map);
-        world.control.set_cover(thread, map.drain());
+        if world.shm.read::<Header>(0).flags & flag::PCS == 0 {
+            run_thread(thread, world, &wire, kcov.as_ref(), &mut |op, result, kcov| {
+                kcov.inspect(|kcov| map.fold(kcov));
+                map.note_result(op, result);
+            });
+            world.control.set_cover(thread, map.drain());
+        } else {
+            run_thread(thread, world, &wire, kcov.as_ref(), &mut |_, _, kcov| {
+                kcov.inspect(|kcov| pcs.take(kcov));
+            });
+            world.control.set_cover(thread, pcs.drain());
+        }
         done.write_all(&[1])?;
     }
 }
@@ -117,7 +127,7 @@ fn run_thread(
     world: World<'_>,
     wire: &WireThread<'_>,
     kcov: Option<&Kcov>,
-    map: &mut EdgeMap,
+    note: &mut dyn FnMut(&Op, i32, Option<&Kcov>),
 ) {
     world.control.start_line();
     let mut moved = false;
@@ -128,10 +138,7 @@ fn run_thread(
             kcov.clear();
         }
         let result = run_op(&op, world);
-        if let Some(kcov) = kcov {
-            map.fold(kcov);
-        }
-        map.note_result(&op, result);
+        note(&op, result, kcov);
         world.control.set_result(thread, op_idx, result);
         moved |= op.kind == kind::MEMCG_ENTER;
     }

@@ -15,7 +15,7 @@ use super::{
     figure::{Figure, Spread},
     one_yield, well,
 };
-use crate::prepare;
+use crate::prepare::{self, Prepared};
 
 /// Programs of an epoch.
 pub const N_PROGRAMS: usize = 32;
@@ -47,8 +47,8 @@ struct Sample {
 
 /// Programs a second, ops a second, and what a program costs beyond its ops, with so many guests side by side.
 pub fn rates(bench: &Bench<'_>, jobs: usize) -> Result<Vec<Figure>> {
-    let (cache, machine) = (&bench.prepared.cache, &bench.prepared.machine);
-    let mut pool = prepare::pool(cache, machine, bench.execution, jobs)?;
+    let Prepared { machine, snapshots, .. } = &bench.prepared;
+    let mut pool = prepare::pool(machine, bench.execution, jobs, snapshots)?;
     // Every guest is up before time is taken.
     side_by_side(&mut pool, &one_yield(), jobs)?;
     let (short, long) = (epoch(bench, 1), epoch(bench, CYCLES));

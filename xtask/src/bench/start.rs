@@ -125,7 +125,7 @@ pub fn after_finding(bench: &Bench<'_>, fresh_guest: Spread) -> Result<Figure> {
 
 fn one_finding(bench: &Bench<'_>) -> Result<Duration> {
     let program: Program = "thread cpu=0\n drop_caches what=slab".parse()?;
-    let crash = Epoch { programs: vec![program], canary: canary::USE_AFTER_FREE, leak_scan: false };
+    let crash = Epoch { programs: vec![program], canary: canary::USE_AFTER_FREE, ..Epoch::default() };
     let run_dir = bench.run_dir.path().join("restored");
     let mut run: Box<dyn FnMut(&Epoch) -> EpochOutcome> = match bench.execution {
         Execution::Deterministic => {

@@ -72,7 +72,7 @@ pub fn parallel(checks: &mut Checks, prepared: &Prepared) {
     for kind in [canary::HANG, canary::USE_AFTER_FREE, canary::LOCK_INVERSION] {
         let idx = kind as usize - 1;
         checks.check(&format!("canary {}, parallel engine", canary::NAMES[idx]), || {
-            let mut pool = prepare::pool(&prepared.cache, &prepared.machine, Execution::Threads, 1)?;
+            let mut pool = prepare::pool(&prepared.machine, Execution::Threads, 1, &prepared.snapshots)?;
             pool.submit(epoch(idx)?);
             let wait = Limits::default().wall + det::BOOT_LIMIT + Duration::from_secs(30);
             ensure_title(&pool.next(wait).context("no answer")?, TITLES[idx])
@@ -83,7 +83,7 @@ pub fn parallel(checks: &mut Checks, prepared: &Prepared) {
 fn epoch(idx: usize) -> Result<Epoch> {
     let kind = idx as u32 + 1;
     let program: Program = PROGRAM.parse()?;
-    Ok(Epoch { programs: vec![program], canary: kind, leak_scan: kind == canary::LEAK })
+    Ok(Epoch { programs: vec![program], canary: kind, leak_scan: kind == canary::LEAK, ..Epoch::default() })
 }
 
 fn ensure_title(outcome: &EpochOutcome, title: &str) -> Result<()> {

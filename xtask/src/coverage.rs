@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask coverage`: runs a campaign's corpus once more and says, function by function, what it reaches of the
+//! instrumented files.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use ::fuzz::corpus::{CorpusDir, SEEDS};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use harness::{
+    coverage::{self, Function},
+    epoch::{Coverage, Epoch, EpochEnd},
+    guest::{Execution, Leaks},
+    oracle,
+    program::{Program, Schedule},
+};
+use serde::Serialize;
+
+use crate::{
+    exit::{Exit, Outcome},
+    prepare::{self, MachineArgs, Prepared},
+    usage,
+};
+
+/// Programs of an epoch.
+const BATCH: usize = 64;
+
+/// Options of `coverage`.
+#[derive(Debug, Args)]
+pub struct CoverageArgs {
+    #[command(flatten)]
+    machine: MachineArgs,
+    /// Campaign folder whose corpus to run [default: the seed programs alone]
+    #[arg(value_name = "DIR")]
+    campaign: Option<PathBuf>,
+    /// Only files whose path contains this; repeatable
+    #[arg(long, value_name = "TEXT")]
+    file: Vec<String>,
+    /// Every function, not only those with edges left
+    #[arg(long)]
+    all: bool,
+    /// Print one JSON object a function in place of the table
+    #[arg(long)]
+    json: bool,
+}
+
+/// One function's coverage.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Line {
+    file: String,
+    function: String,
+    /// Runs only while the kernel boots: out of reach, and not in the totals.
+    init: bool,
+    n_edges: usize,
+    n_covered: usize,
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// When the machine cannot be made ready, the corpus cannot be read, or a guest fails.
+pub fn run(args: &CoverageArgs) -> Outcome {
+    let mut prepared = prepare::prepare(&args.machine)?;
+    let programs = programs(args)?;
+    let functions = coverage::functions(&prepared.machine.vmlinux)?;
+    if functions.is_empty() {
+        return Err(usage!("{} is built without coverage (`kcov` in the matrix)", args.machine.instance));
+    }
+    let n_programs = programs.len();
+    let (covered, exit) = covered(&mut prepared, programs)?;
+    let wanted = |function: &&Function| {
+        args.file.is_empty() || args.file.iter().any(|part| function.file.contains(part.as_str()))
+    };
+    let mut lines: Vec<Line> =
+        functions.iter().filter(wanted).map(|function| line(function, &covered)).collect();
+    lines.sort_by(|a, b| (&a.file, &a.function).cmp(&(&b.file, &b.function)));
+    if args.json {
+        for line in &lines {
+            println!("{}", serde_json::to_string(line)?);
+        }
+    } else {
+        print!("{}", table(&lines, args.all));
+        println!("{n_programs} programs");
+    }
+    Ok(exit)
+}
+
+fn programs(args: &CoverageArgs) -> Result<Vec<Program>> {
+    let Some(dir) = &args.campaign else {
+        return SEEDS
+            .iter()
+            .map(|(name, text)| text.parse().with_context(|| format!("seed {name}")))
+            .collect();
+    };
+    let corpus = dir.join("corpus");
+    if !corpus.is_dir() {
+        return Err(usage!("{} is no campaign: it has no corpus", dir.display()));
+    }
+    let (programs, broken) = CorpusDir::open(&corpus)?.load()?;
+    broken.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    Ok(programs)
+}
+
+/// The program counters that the programs reach. A program that crashes the kernel ends its epoch; the rest runs in
+/// the next.
+fn covered(prepared: &mut Prepared, programs: Vec<Program>) -> Result<(BTreeSet<u32>, Exit)> {
+    let mut by_schedule: BTreeMap<Schedule, Vec<Program>> = BTreeMap::new();
+    for program in programs {
+        by_schedule.entry(program.schedule).or_default().push(program);
+    }
+    if prepared.execution == Execution::Deterministic {
+        let schedules: Vec<Schedule> = by_schedule.keys().copied().collect();
+        prepared.boot(&schedules, Leaks::Ignore)?;
+    }
+    let mut pool = prepared.pool()?;
+    let (mut covered, mut exit) = (BTreeSet::new(), Exit::Pass);
+    for (schedule, mut programs) in by_schedule {
+        while !programs.is_empty() {
+            let batch = programs[..programs.len().min(BATCH)].to_vec();
+            let n = batch.len();
+            let outcome = pool.run(Epoch { programs: batch, coverage: Coverage::Pcs, ..Epoch::default() });
+            covered.extend(outcome.programs.iter().flat_map(|program| &program.pcs));
+            let n_run = match outcome.end {
+                EpochEnd::Done => n,
+                EpochEnd::Kernel | EpochEnd::Deadline => {
+                    exit = Exit::Finding;
+                    let title = oracle::judge(&outcome.console).into_iter().next();
+                    let title = title.map_or("an unknown complaint".to_owned(), |report| report.title);
+                    eprintln!("the kernel complained: {title}");
+                    outcome.in_flight.unwrap_or(0) + 1
+                }
+                end => bail!("an epoch under schedule {schedule:?} failed: {end:?}"),
+            };
+            programs.drain(..n_run.min(n));
+            eprint!("\rcoverage: {} programs to go, {} edges ", programs.len(), covered.len());
+        }
+    }
+    eprintln!();
+    Ok((covered, exit))
+}
+
+fn line(function: &Function, covered: &BTreeSet<u32>) -> Line {
+    Line {
+        file: function.file.clone(),
+        function: function.name.clone(),
+        init: function.is_init,
+        n_edges: function.edges.len(),
+        n_covered: function.edges.iter().filter(|edge| covered.contains(edge)).count(),
+    }
+}
+
+/// A block for each file: its total, then its functions, those never entered marked.
+fn table(lines: &[Line], all: bool) -> String {
+    let mut out = String::new();
+    for file in lines.chunk_by(|a, b| a.file == b.file) {
+        let reachable = || file.iter().filter(|line| !line.init);
+        let n_edges: usize = reachable().map(|line| line.n_edges).sum();
+        let n_covered: usize = reachable().map(|line| line.n_covered).sum();
+        let n_entered = reachable().filter(|line| line.n_covered > 0).count();
+        let percent = 100.0 * n_covered as f64 / n_edges.max(1) as f64;
+        out.push_str(&format!(
+            "{}: {n_covered} of {n_edges} edges ({percent:.1} %), {n_entered} of {} functions entered\n",
+            file[0].file,
+            reachable().count()
+        ));
+        for line in file {
+            if all || (!line.init && line.n_covered < line.n_edges) {
+                let note = match line {
+                    Line { init: true, .. } => "  boot only",
+                    Line { n_covered: 0, .. } => "  never entered",
+                    _ => "",
+                };
+                out.push_str(&format!(
+                    "  {:>4}/{:<4} {}{note}\n",
+                    line.n_covered, line.n_edges, line.function
+                ));
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_tells_what_is_left() {
+        let function = |file: &str, name: &str, is_init, edges: &[u32]| Function {
+            name: name.to_owned(),
+            file: file.to_owned(),
+            is_init,
+            edges: edges.to_vec(),
+        };
+        let covered = BTreeSet::from([1, 2, 3, 9]);
+        let lines: Vec<Line> = [
+            function("mm/list_lru.c", "list_lru_add", false, &[1, 2, 4]),
+            function("mm/list_lru.c", "list_lru_del", false, &[3]),
+            function("mm/list_lru.c", "setup", true, &[7, 8]),
+            function("mm/shrinker.c", "shrinker_free", false, &[5]),
+        ]
+        .iter()
+        .map(|function| line(function, &covered))
+        .collect();
+        assert_eq!(
+            table(&lines, false),
+            "mm/list_lru.c: 3 of 4 edges (75.0 %), 2 of 2 functions entered\n     2/3    list_lru_add\n\
+             mm/shrinker.c: 0 of 1 edges (0.0 %), 0 of 1 functions entered\n     0/1    shrinker_free  never entered\n"
+        );
+        assert!(table(&lines, true).contains("0/2    setup  boot only"));
+    }
+}
