@@ -17,7 +17,7 @@ pub(crate) fn blamed<'a>(
 ) -> Option<&'a Frame> {
     match rule.blame {
         Blame::None | Blame::Untold | Blame::Orphan | Blame::Head => None,
-        Blame::Trace => first_of_traces(stacks, rule.skip),
+        Blame::Trace => first_of_traces(stacks, rule.skip).or_else(|| first(sites, rule.skip)),
         Blame::Named => first(sites, rule.skip).or_else(|| first_of_traces(stacks, rule.skip)),
         Blame::Hung => first_of_traces_where(stacks, |frame| is(frame, Group::Bucket))
             .or_else(|| first_of_traces(stacks, rule.skip)),

@@ -54,6 +54,12 @@ pub(crate) fn read<'a>(lines: impl Iterator<Item = &'a Line<'a>>) -> Vec<Stack> 
     reader.stacks
 }
 
+/// Fault injection shows stacks that say nothing of what went wrong. Without callers on the lines they run into reports.
+pub(crate) fn is_mixed(stacks: &[Stack]) -> bool {
+    let main = stacks.iter().find(|stack| stack.kind == StackKind::Trace && !stack.frames.is_empty());
+    main.is_some_and(|main| main.frames.iter().any(|frame| frame.function.starts_with("should_fail")))
+}
+
 #[derive(Default)]
 struct Reader {
     stacks: Vec<Stack>,

@@ -29,7 +29,8 @@ pub(crate) fn report(lines: &[Line<'_>], span: &Span) -> Report {
     if rule.blame == Blame::Named {
         sites.extend(words.get("func").map(|func| named(func)));
     }
-    let blamed = blame::blamed(rule, &stacks, &sites, words.get("pid").and_then(|pid| pid.parse().ok()));
+    let blamed = blame::blamed(rule, &stacks, &sites, words.get("pid").and_then(|pid| pid.parse().ok()))
+        .filter(|_| !stacks::is_mixed(&stacks));
     let head_func = words.get("func").map(|func| names::readable(func));
     let frame = match rule.blame {
         Blame::None | Blame::Untold | Blame::Orphan => None,
@@ -48,7 +49,7 @@ pub(crate) fn report(lines: &[Line<'_>], span: &Span) -> Report {
     let last = &lines[span.lines[span.lines.len() - 1]];
     let frames = blame::main_stack(&stacks, blamed).map(|stack| stack.frames.clone()).unwrap_or_default();
     Report {
-        kind: kind::of_title(&title).to_string(),
+        kind: Some(kind::of_title(&title)).filter(|kind| !kind.is_empty()).unwrap_or(rule.kind).to_string(),
         corrupted: (lacking.then(|| "lines of the report are missing".to_string()))
             .or_else(|| corrupted(rule, &title, told, &stacks)),
         stack_hash: stack_hash(&frames),
@@ -202,6 +203,9 @@ fn corrupted(rule: &Rule, title: &str, told: bool, stacks: &[Stack]) -> Option<S
     }
     if stacks.iter().any(|stack| stack.owed && stack.frames.is_empty()) {
         return Some("an object's history without frames".to_string());
+    }
+    if stacks::is_mixed(stacks) {
+        return Some("a fault injection's stack in the report".to_string());
     }
     let main = stacks.iter().find(|stack| stack.kind == StackKind::Trace);
     if let Some(main) = main {

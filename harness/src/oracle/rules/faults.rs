@@ -6,7 +6,12 @@ use super::{Blame, Group, PREAMBLE_LINES, RULE, Rule};
 /// Reports that an `Oops:` or `Internal error:` continues.
 const FAULTS: &[&str] = &[
     "bug",
+    "rust-panic",
+    "user-access",
     "list",
+    "trap",
+    "alignment",
+    "internal-error",
     "usercopy",
     "null",
     "paging",
@@ -51,10 +56,18 @@ pub(super) const RULES: &[Rule] = &[
         ..RULE
     },
     Rule {
+        name: "user-access",
+        head: r"Unable to handle kernel access to user memory",
+        title: "BUG: unable to handle kernel access to user memory in {frame}",
+        alts: &["bad-access in {frame}"],
+        ..RULE
+    },
+    Rule {
         name: "paging",
         head: concat!(
             r"BUG: unable to handle kernel paging request|BUG: unable to handle page fault|",
-            r"[Uu]nable to handle kernel (?:paging request|access|write|read|execut|data access|instruction fetch|pointer dereference)"
+            r"[Uu]nable to handle kernel (?:paging request|access|write|read|execut|data access|instruction fetch|pointer dereference|unaligned access)|",
+            r"Unable to handle unknown paging fault"
         ),
         title: "BUG: unable to handle kernel paging request in {frame}",
         alts: &["bad-access in {frame}"],
@@ -75,7 +88,7 @@ pub(super) const RULES: &[Rule] = &[
         echo_of: &["double-fault"],
         ..RULE
     },
-    Rule { name: "divide", head: r"divide error: ", title: "divide error in {frame}", ..RULE },
+    Rule { name: "divide", head: r"divide[ _]error: ", title: "divide error in {frame}", ..RULE },
     Rule {
         name: "stack-segment",
         head: r"stack segment(?: fault)?: ",
@@ -92,6 +105,31 @@ pub(super) const RULES: &[Rule] = &[
         ..RULE
     },
     Rule {
+        name: "trap",
+        head: concat!(
+            r"(?P<what>segment not present|invalid TSS|alignment check|bounds|overflow|debug|device not available|",
+            r"coprocessor segment overrun|simd exception|fpu exception|control protection|iret exception|machine check): ",
+            r"[0-9a-f]{4} \[#\d+\]"
+        ),
+        title: "{what} in {frame}",
+        echo_of: FAULTS,
+        echo_lines: OOPS_LINES,
+        ..RULE
+    },
+    Rule {
+        name: "early-exception",
+        head: r"PANIC: early exception",
+        title: "PANIC: early exception",
+        blame: Blame::Untold,
+        ..RULE
+    },
+    Rule {
+        name: "alignment",
+        head: r"Alignment trap: not handling",
+        title: "Alignment trap in {frame}",
+        ..RULE
+    },
+    Rule {
         name: "unhandled-fault",
         head: r"Unhandled fault: ",
         title: "Unhandled fault in {frame}",
@@ -99,8 +137,18 @@ pub(super) const RULES: &[Rule] = &[
         ..RULE
     },
     Rule {
+        name: "internal-error",
+        head: r"^Internal error: ",
+        title: "Internal error in {frame}",
+        alts: &["bad-access in {frame}"],
+        echo_of: FAULTS,
+        echo_lines: OOPS_LINES,
+        ..RULE
+    },
+    Rule {
         name: "oops-name",
-        head: r"^Internal error: |^Oops: ",
+        // What die() prints: a name, perhaps a code, and how many times it came to that.
+        head: r"^Oops: |^[A-Z][\w ()\-]*(?:: [0-9a-f]{4})?(?: ilc:\d+)? ?\[#\d+\]|^[a-z ]+ exception: [0-9a-f]{4} ilc:\d+ \[#\d+\]|^(?:illegal operation|monitor event): [0-9a-f]{4} ilc:\d+ \[#\d+\]",
         title: "kernel oops in {frame}",
         echo_of: FAULTS,
         echo_lines: OOPS_LINES,
@@ -125,8 +173,32 @@ pub(super) const RULES: &[Rule] = &[
         ..RULE
     },
     Rule {
+        name: "stack-overflow",
+        head: r"Kernel panic - not syncing: [kK]ernel stack overflow",
+        title: "kernel stack overflow in {frame}",
+        alts: &["stack-overflow in {frame}"],
+        blame: Blame::Overflow,
+        ..RULE
+    },
+    Rule {
+        name: "panic-tty",
+        head: r"Kernel panic - not syncing: Couldn't open N_TTY ldisc for",
+        title: "kernel panic: Couldn't open N_TTY ldisc",
+        blame: Blame::Untold,
+        echo_of: &["*"],
+        ..RULE
+    },
+    Rule {
         name: "panic-orphan",
-        head: r"Kernel panic - not syncing: (?:kernel: )?(?P<what>panic_on_warn set|Fatal exception(?: in interrupt)?|Oops: Fatal exception|hung_task: blocked tasks|softlockup: hung tasks)(?: \.\.\.)?",
+        head: r"Kernel panic - not syncing: (?P<what>Fatal exception)",
+        title: "kernel panic: {what}",
+        blame: Blame::Orphan,
+        echo_of: &["*"],
+        ..RULE
+    },
+    Rule {
+        name: "panic-orphan",
+        head: r"Kernel panic - not syncing: (?:kernel: )?(?P<what>(?:\w+: |)panic_on_warn set|Oops(?: - \w+|): Fatal exception|hung_task: blocked tasks|softlockup: hung tasks)(?: \.\.\.)?",
         title: "kernel panic: {what}",
         blame: Blame::Orphan,
         echo_of: &["*"],
@@ -142,7 +214,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "go",
-        head: r"^fatal error: |^panic: runtime error|^fatal: bad g in signal handler|^unexpected fault address",
+        head: r"^(?:[\d/]+ [\d:]+ |)fatal error: |^fatal: bad g in signal handler|^unexpected fault address",
         title: "go runtime error",
         blame: Blame::None,
         ..RULE
@@ -155,16 +227,31 @@ pub(super) const RULES: &[Rule] = &[
         ..RULE
     },
     Rule {
+        name: "trusty-panic",
+        head: r"trusty: panic \(.*?\): (?P<what>.+)",
+        title: "trusty: panic: {what}",
+        blame: Blame::None,
+        ..RULE
+    },
+    // Go programs write the date first.
+    Rule {
         name: "syzfatal",
-        head: r"^SYZFATAL: (?P<what>.*)",
+        head: r"\bSYZFATAL: (?P<what>.*)",
         title: "SYZFATAL: {what}",
         blame: Blame::None,
         ..RULE
     },
     Rule {
         name: "syzfail",
-        head: r"^SYZFAIL: (?P<what>.*)",
+        head: r"\bSYZFAIL: (?P<what>.*)",
         title: "SYZFAIL: {what}",
+        blame: Blame::None,
+        ..RULE
+    },
+    Rule {
+        name: "user-panic",
+        head: r"^(?:[\d/]+ [\d:]+ |)panic: (?P<what>.*)",
+        title: "panic: {what}",
         blame: Blame::None,
         ..RULE
     },
@@ -178,8 +265,16 @@ pub(super) const RULES: &[Rule] = &[
     },
     // Whatever else the kernel calls a bug.
     Rule {
+        name: "bug-cut",
+        head: r"(?:^|[^\w.])BUG:\s*$",
+        title: "BUG: corrupted",
+        blame: Blame::Orphan,
+        echo_of: &["*"],
+        ..RULE
+    },
+    Rule {
         name: "bug-other",
-        head: r"(?:^|: )BUG: (?P<what>[A-Za-z].*?)[.!]?$",
+        head: r"(?:^|[^\w.])BUG: (?P<what>\S.*)$",
         title: "BUG: {what}",
         blame: Blame::Untold,
         echo_of: &["rss", "slub"],

@@ -32,6 +32,7 @@ pub(super) const RULES: &[Rule] = &[
         echo_lines: PREAMBLE_LINES,
         needs: &["takes"],
         fallback: "{line}",
+        also: &[AT],
         ..RULE
     },
     Rule {
@@ -56,6 +57,13 @@ pub(super) const RULES: &[Rule] = &[
         head: r"(?P<word>BUG|WARNING): bad unlock balance detected",
         title: "{word}: bad unlock balance in {frame}",
         blame: Blame::LockOrder,
+        ..RULE
+    },
+    Rule {
+        name: "bad-contention",
+        head: r"(?:BUG|WARNING): (?:bad contention detected!|chain_key collision)",
+        title: "{line}",
+        blame: Blame::Untold,
         ..RULE
     },
     Rule {
@@ -108,7 +116,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "locking-bug",
-        head: r"WARNING: (?:CPU: \d+ PID: -?\d+ at )?kernel/locking/lockdep\.c:\d+ ",
+        head: r"WARNING: (?:CPU: \d+ PID: -?\d+ at )?kernel/locking/lockdep\.c:\d+ .*lock_",
         title: "WARNING: locking bug in {frame}",
         skip: &[Group::Sock],
         ..RULE

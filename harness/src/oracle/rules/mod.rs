@@ -3,10 +3,13 @@
 //! special stands before the general.
 
 mod faults;
+mod harmless;
 mod locking;
 mod objects;
 mod sanitizers;
 mod stalls;
+#[cfg(test)]
+mod tests;
 
 use std::sync::LazyLock;
 
@@ -70,6 +73,10 @@ pub(crate) struct Rule {
     pub echo_lines: usize,
     /// Title when a word of the usual one is missing; empty: the usual one, with what is there.
     pub fallback: &'static str,
+    /// Type, where the title does not tell it.
+    pub kind: &'static str,
+    /// It looks like a report and is none.
+    pub harmless: bool,
     /// Without a function to blame the title has no ` in ...` at all.
     pub bare: bool,
     /// The kernel prints no stack with it.
@@ -90,6 +97,8 @@ const RULE: Rule = Rule {
     echo_of: &[],
     echo_lines: 0,
     fallback: "",
+    kind: "",
+    harmless: false,
     bare: false,
     stackless: false,
     all_callers: false,
@@ -99,7 +108,8 @@ const RULE: Rule = Rule {
 const PREAMBLE_LINES: usize = 8;
 
 /// Reports that begin with what was found wrong and raise a BUG or WARNING after.
-const TOLD_BEFORE: &[&str] = &["list", "refcount", "odebug", "usercopy", "rcu-stall"];
+const TOLD_BEFORE: &[&str] =
+    &["list", "refcount", "odebug", "usercopy", "rcu-stall", "rust-panic", "busy-inodes"];
 
 /// `func+0x12/0x34`, the offset optional; group `func`.
 macro_rules! func {
@@ -112,9 +122,9 @@ use func;
 const ACCESS: &str = r"^(?:The buggy address|)(?P<access>Read|Write) (?:of size|at addr)";
 const AT: &str = concat!(r"(?:, at: |^at: )", func!());
 
-/// The table. Our own lines come first, then what names a fault more exactly.
-const TABLES: [&[Rule]; 5] =
-    [stalls::RULES, sanitizers::RULES, locking::RULES, objects::RULES, faults::RULES];
+/// The table. What is no report comes first, then our own lines, then what names a fault more exactly.
+const TABLES: [&[Rule]; 6] =
+    [harmless::RULES, stalls::RULES, sanitizers::RULES, locking::RULES, objects::RULES, faults::RULES];
 
 /// The rule of an index that [`of_line`] gave.
 pub(crate) fn rule(rule_idx: usize) -> &'static Rule {
@@ -159,7 +169,7 @@ static COMPILED: LazyLock<Compiled> = LazyLock::new(|| {
 pub(crate) fn of_line(body: &str) -> Option<usize> {
     let ours = body.starts_with("SHRINKTORTURE: ") || body.starts_with("HARNESSFAIL: ");
     let hit = COMPILED.set.matches(body).iter().next()?;
-    (!ours || rule(hit).name == "deadline").then_some(hit)
+    (!rule(hit).harmless && (!ours || rule(hit).name == "deadline")).then_some(hit)
 }
 
 /// The patterns of a rule.

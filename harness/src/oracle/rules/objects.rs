@@ -10,7 +10,7 @@ pub(super) const RULES: &[Rule] = &[
         name: "list",
         head: r"^(?:\S+: )?list_(?:add|del|replace)(?: |_\w+ )*(?:corruption|double add)|kernel BUG at lib/list_debug\.c|WARNING: .*lib/list_debug\.c",
         title: "BUG: corrupted list in {frame}",
-        alts: &["bad-access in {frame}"],
+        alts: &["bad-access in {frame}", "WARNING in {frame}"],
         echo_of: &["list"],
         echo_lines: PREAMBLE_LINES,
         ..RULE
@@ -42,10 +42,11 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         name: "kmalloc",
         head: concat!(
-            r"WARNING: .*\bmm/slab_common\.c:\d+ (?:at )?kmalloc_slab|",
-            r"WARNING: .*\bmm/(?:util|slub)\.c:\d+ (?:at )?(?:__)?kvmalloc_node",
+            r"WARNING: .*\bmm/\S+\.c:\d+ (?:at )?k?\w?malloc|",
+            r"WARNING: .*\bmm/(?:util|slub)\.c:\d+ (?:at )?__kvmalloc_node",
         ),
         title: "WARNING: kmalloc bug in {frame}",
+        alts: &["WARNING in {frame}"],
         ..RULE
     },
     Rule {
@@ -89,7 +90,11 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "warning",
-        head: concat!(r"WARNING: (?:(?P<site>\S+\.(?:[chS]|rs):\d+) )?at (?:", func!(), r"|0x[0-9a-f]+),? "),
+        head: concat!(
+            r"WARNING: (?:\[.*?\] |)(?:(?P<site>\S+\.(?:[chS]|rs):\d+) )?at (?:",
+            func!(),
+            r"|0x[0-9a-f]+),? "
+        ),
         echo_of: TOLD_BEFORE,
         echo_lines: PREAMBLE_LINES,
         title: "WARNING in {frame}",
@@ -111,6 +116,14 @@ pub(super) const RULES: &[Rule] = &[
     },
     // BUG().
     Rule {
+        name: "rust-panic",
+        head: r"^rust_kernel: panicked at ",
+        title: "{what} in {frame}",
+        also: &[r"^(?P<what>\S.*)$"],
+        kind: "BUG",
+        ..RULE
+    },
+    Rule {
         name: "usercopy",
         head: r"kernel BUG at mm/usercopy\.c|usercopy: Kernel memory (?:exposure|overwrite) attempt",
         title: "BUG: bad usercopy in {frame}",
@@ -121,8 +134,9 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "bug",
-        head: r"[kK]ernel BUG at (?P<site>\S+)",
+        head: r"[kK]ernel BUG at (?P<site>\S+)|^Kernel bug detected\[#\d+\]",
         title: "kernel BUG in {frame}",
+        alts: &["{line}"],
         echo_of: TOLD_BEFORE,
         echo_lines: PREAMBLE_LINES,
         skip: &[Group::Skb],
@@ -132,8 +146,8 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         name: "bad-page-map",
         head: r"BUG: Bad page map",
-        title: "BUG: Bad page map in {frame}",
-        bare: true,
+        title: "BUG: Bad page map",
+        blame: Blame::Untold,
         ..RULE
     },
     Rule {
@@ -142,6 +156,13 @@ pub(super) const RULES: &[Rule] = &[
         title: "BUG: Bad page {what} in {frame}",
         skip: &[Group::Page],
         blame: Blame::Owner,
+        ..RULE
+    },
+    Rule {
+        name: "page-tables",
+        head: r"BUG: non-zero (?P<what>nr_ptes|nr_pmds) on freeing mm",
+        title: "BUG: non-zero {what} on freeing mm",
+        blame: Blame::None,
         ..RULE
     },
     Rule {
@@ -174,26 +195,51 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         name: "object-free",
         head: r"BUG \S+ .*: Object already free",
-        title: "BUG: Object already free in {frame}",
-        bare: true,
+        title: "BUG: Object already free",
+        alts: &["{line}"],
+        blame: Blame::Untold,
         ..RULE
     },
     Rule {
         name: "slub",
         head: r"BUG \S+ (?:\(.*\)|): (?P<what>[A-Z][^:]*?)\.?$",
         title: "BUG: {what} in {frame}",
+        alts: &["{line}"],
+        ..RULE
+    },
+    Rule {
+        name: "busy-inodes",
+        head: r"VFS: Busy inodes after unmount",
+        title: "VFS: Busy inodes after unmount (use-after-free)",
+        blame: Blame::None,
+        ..RULE
+    },
+    Rule {
+        name: "file-count",
+        head: r"VFS: Close: file count is (?:0|zero)",
+        title: "VFS: Close: file count is zero (use-after-free)",
+        blame: Blame::None,
         ..RULE
     },
     Rule {
         name: "dentry",
-        head: r"BUG: Dentry .* still in use \(\d+\) \[(?P<what>\w+) of ",
+        head: r"BUG: Dentry .* still in use \(\d+\) \[(?P<what>\w+) of (?P<rest>[^\]]+)\]",
         title: "BUG: Dentry still in use in {what}",
+        alts: &["BUG: Dentry still in use [{what} of {rest}]"],
         blame: Blame::Untold,
         ..RULE
     },
     Rule {
+        name: "history",
+        head: r"^INFO: (?:Freed|Allocated) in ",
+        title: "{line}",
+        blame: Blame::Orphan,
+        echo_of: &["*"],
+        ..RULE
+    },
+    Rule {
         name: "leak",
-        head: r"^BUG: memory leak|^unreferenced object 0x[0-9a-f]+",
+        head: r"BUG: memory leak|^unreferenced object 0x[0-9a-f]+",
         title: "memory leak in {frame}",
         echo_of: &["leak"],
         echo_lines: 1,

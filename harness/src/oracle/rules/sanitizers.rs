@@ -30,11 +30,17 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "kasan-address",
-        head: r"BUG: KASAN: (?P<what>[a-z\- ]+?) (?:in|on) ",
-        title: "KASAN: {what} {access} in {frame}",
-        alts: &["bad-access in {frame}"],
-        bare: true,
+        head: r"BUG: KASAN: (?P<what>[a-z\- ]+?) on address",
+        title: "KASAN: {what} {access}",
+        blame: Blame::Untold,
         also: &[ACCESS],
+        ..RULE
+    },
+    Rule {
+        name: "kasan-other",
+        head: r"BUG: KASAN: (?P<what>.*)",
+        title: "KASAN: {what}",
+        blame: Blame::Orphan,
         ..RULE
     },
     Rule {
@@ -82,14 +88,14 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "kcsan-assert",
-        head: concat!(r"BUG: KCSAN: assert: race in ", func!()),
-        title: "KCSAN: assert: race in {frame}",
+        head: concat!(r"BUG: KCSAN: assert: race in ", func!(), r"(?: / (?P<other>[A-Za-z_][\w.]*))?"),
+        title: "KCSAN: assert: race in {frame} / {other}",
         blame: Blame::Head,
         ..RULE
     },
     Rule {
         name: "kcsan",
-        head: concat!(r"BUG: KCSAN: data-race in ", func!(), r"(?: / (?P<other>[A-Za-z_]\w*))?"),
+        head: concat!(r"BUG: KCSAN: data-race in ", func!(), r"(?: / (?P<other>[A-Za-z_][\w.]*))?"),
         title: "KCSAN: data-race in {frame} / {other}",
         blame: Blame::Head,
         ..RULE
