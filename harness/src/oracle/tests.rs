@@ -108,6 +108,40 @@ fn our_own_failures_are_no_reports() {
     assert_eq!(harness_failure(b"[    2.000000][    T1] fine\n"), None);
 }
 
+/// What a verdict must not depend on: line ends, levels, the machine's pids, offsets and uptime, a boot before.
+#[test]
+fn verdicts_do_not_depend_on_how_the_console_was_taken() {
+    let pattern = |pattern: &str| regex::Regex::new(pattern).expect("a constant");
+    let offsets = pattern(r"\+0x([0-9a-f]+)/0x([0-9a-f]+)");
+    let pids = pattern(r"PID: (\d+)");
+    let stamps = pattern(r"(?m)^\[");
+    let boot = "[    0.000000] Kernel command line: console=ttyS0 panic_on_warn=1\n[    0.100000] kasan: KernelAddressSanitizer initialized (generic)\n";
+    for (path, text) in cases() {
+        let console = console(&text);
+        let told = |console: &str| -> Vec<_> {
+            let brief = |report: Report| (report.title, report.kind, report.frame, report.corrupted);
+            judge(console.as_bytes()).into_iter().map(brief).collect()
+        };
+        let verdict = told(console);
+        for (change, changed) in [
+            ("crlf", console.replace('\n', "\r\n")),
+            ("level", stamps.replace_all(console, "<4>[").into_owned()),
+            ("dmesg -x", stamps.replace_all(console, "kern  :warn  : [").into_owned()),
+            ("offsets", offsets.replace_all(console, "+0x1$1/0x1$2").into_owned()),
+            // An overdue op is looked for by its pid.
+            (
+                "pids",
+                pids.replace_all(console, if console.contains("op deadline") { "$0" } else { "PID: 9$1" })
+                    .into_owned(),
+            ),
+            ("boot", format!("{boot}{console}")),
+            ("tail", format!("{console}[ 9999.000000][ T9999] Rebooting in 86400 seconds..\n")),
+        ] {
+            assert_eq!(told(&changed), verdict, "{change}: {}", path.display());
+        }
+    }
+}
+
 /// CPU time of this thread, seconds: what else a busy host does is not in it.
 fn cpu_seconds() -> f64 {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();
