@@ -3,8 +3,9 @@
 
 use std::borrow::Cow;
 
-/// Longer lines are cut: printk's own limit is 1 KiB, symbolised lines are a little longer.
-const LINE_BYTES_MAX: usize = 2048;
+use memchr::memmem;
+
+use super::limits::LINE_BYTES_MAX;
 
 /// Longest prompt before a kernel message on the same line.
 const PROMPT_BYTES_MAX: usize = 80;
@@ -12,33 +13,38 @@ const PROMPT_BYTES_MAX: usize = 80;
 /// One line of console.
 #[derive(Debug)]
 pub(crate) struct Line<'a> {
-    /// Offset of its first byte in the console.
-    pub start: usize,
-    /// Offset just past its line break.
-    pub end: usize,
-    /// Whole seconds since boot, if it has a time stamp.
-    pub seconds: Option<u64>,
-    /// Who printed it (`T123`, `C1`), on kernels with CONFIG_PRINTK_CALLER.
-    pub caller: Option<Cow<'a, str>>,
     /// The text, leading blanks kept.
     pub body: Cow<'a, str>,
 }
 
-/// All lines of a console.
-pub(crate) fn split(console: &[u8]) -> Vec<Line<'_>> {
-    let mut start = 0;
-    console
-        .split_inclusive(|&byte| byte == b'\n')
-        .map(|raw| {
-            let line = line(raw, start);
-            start += raw.len();
-            line
-        })
-        .collect()
+/// All lines of a text.
+pub(crate) fn split(text: &[u8]) -> Vec<Line<'_>> {
+    text.split_inclusive(|&byte| byte == b'\n').map(line).collect()
 }
 
-fn line(raw: &[u8], start: usize) -> Line<'_> {
-    let end = start + raw.len();
+/// The line around a place in a console.
+pub(crate) fn line_at(console: &[u8], at: usize) -> Line<'_> {
+    let start = memchr::memrchr(b'\n', &console[..at]).map_or(0, |before| before + 1);
+    let end = memchr::memchr(b'\n', &console[at..]).map_or(console.len(), |after| at + after + 1);
+    line(&console[start..end])
+}
+
+fn line(raw: &[u8]) -> Line<'_> {
+    Line { body: String::from_utf8_lossy(stamped(raw).body) }
+}
+
+/// What printk puts before a line's text, and the text.
+pub(crate) struct Stamped<'a> {
+    /// Whole seconds since boot, if it has a time stamp.
+    pub seconds: Option<u64>,
+    /// Who printed it (`T123`, `C1`), on kernels with CONFIG_PRINTK_CALLER.
+    pub caller: Option<&'a [u8]>,
+    /// The text, leading blanks kept.
+    pub body: &'a [u8],
+}
+
+/// Reads one line, with its break or without.
+pub(crate) fn stamped(raw: &[u8]) -> Stamped<'_> {
     let mut text = raw;
     while let [rest @ .., b'\n' | b'\r'] = text {
         text = rest;
@@ -48,20 +54,14 @@ fn line(raw: &[u8], start: usize) -> Line<'_> {
         text = rest;
     }
     let (seconds, caller, body) = strip_prefix(&text[..text.len().min(LINE_BYTES_MAX)]);
-    Line {
-        start,
-        end,
-        seconds,
-        caller: caller.map(String::from_utf8_lossy),
-        body: String::from_utf8_lossy(body),
-    }
+    Stamped { seconds, caller, body }
 }
 
 /// Takes off `<6>`, `** 12 printk messages dropped **`, `[   12.345678]` and `[  T123]`.
 fn strip_prefix(text: &[u8]) -> (Option<u64>, Option<&[u8]>, &[u8]) {
     let mut rest = strip_level(text);
     if let Some(after) = rest.strip_prefix(b"** ")
-        && let Some(at) = find(&after[..after.len().min(80)], b" ** ")
+        && let Some(at) = memmem::find(&after[..after.len().min(80)], b" ** ")
     {
         rest = strip_level(&after[at + 4..]);
     }
@@ -120,8 +120,4 @@ fn seconds(stamp: &[u8]) -> Option<u64> {
         return None;
     }
     whole.parse().ok()
-}
-
-fn find(text: &[u8], needle: &[u8]) -> Option<usize> {
-    text.windows(needle.len()).position(|window| window == needle)
 }

@@ -2,8 +2,8 @@
 //! The oracle: console bytes in, reports out. A pure function that never fails: a damaged report is still a report, with
 //! the damage named in [`Report::corrupted`].
 //!
-//! In data-flow order: `lines` cuts the console into lines and strips what printk puts before each, `rules` is the
-//! table of what the first line of a report looks like, `segment` says which lines belong to which report, `stacks`
+//! In data-flow order: `judge` takes the console piece by piece, `lines` strips what printk puts before each line, `rules`
+//! is the table of what the first line of a report looks like, `segment` says which lines belong to which report, `stacks`
 //! reads the stacks in it (`frames` a line of them, `names` a symbol), `blame` picks the function (`functions` lists
 //! what is never to blame), `verdict` puts a report together (`kind` knows its type).
 //!
@@ -15,7 +15,9 @@
 mod blame;
 mod frames;
 mod functions;
+mod judge;
 mod kind;
+pub mod limits;
 mod lines;
 mod names;
 mod rules;
@@ -26,8 +28,10 @@ mod tests;
 mod verdict;
 
 pub(crate) use frames::place_in_line;
+pub use judge::Judge;
 pub(crate) use names::readable;
 
+use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
 /// One complaint of the kernel.
@@ -53,6 +57,9 @@ pub struct Report {
     pub end: usize,
     /// The kernel panicked over it.
     pub panicked: bool,
+    /// Its lines as they were printed, without those of others between them; bounded by [`limits`].
+    #[serde(skip)]
+    pub text: String,
 }
 
 /// One entry of a stack.
@@ -76,13 +83,20 @@ pub struct Frame {
 
 /// All reports on a console, in order of position. The first is the cause, later ones may be aftermath.
 pub fn judge(console: &[u8]) -> Vec<Report> {
-    let lines = lines::split(console);
-    segment::segment(&lines).iter().map(|span| verdict::report(&lines, span)).collect()
+    let mut judge = Judge::default();
+    judge.push(console);
+    judge.finish()
+}
+
+/// Words of which every line that begins a report has at least one.
+pub fn head_words() -> &'static [String] {
+    rules::words()
 }
 
 /// What the guest agent says of a failure of its own: the text after `HARNESSFAIL:`.
 pub fn harness_failure(console: &[u8]) -> Option<String> {
-    lines::split(console).iter().find_map(|line| {
+    memmem::find_iter(console, "HARNESSFAIL:").find_map(|at| {
+        let line = lines::line_at(console, at);
         let (_, text) = line.body.split_once("HARNESSFAIL:")?;
         Some(text.trim().to_string())
     })

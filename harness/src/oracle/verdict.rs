@@ -20,10 +20,10 @@ const HASH_FRAMES_MAX: usize = 8;
 /// Names for the title.
 type Words<'a> = BTreeMap<&'a str, String>;
 
-/// One report.
+/// One report, of the lines of a span's text.
 pub(crate) fn report(lines: &[Line<'_>], span: &Span) -> Report {
     let rule = rules::rule(span.rule_idx);
-    let own = || span.lines.iter().map(|&line_idx| &lines[line_idx]);
+    let own = || lines.iter();
     let stacks = stacks::read(own());
     let Found { mut words, mut sites, lacking } = find(span.rule_idx, own());
     if rule.blame == Blame::Named {
@@ -45,8 +45,6 @@ pub(crate) fn report(lines: &[Line<'_>], span: &Span) -> Report {
     words.insert("frame", plain.clone().filter(|_| told).unwrap_or_else(|| "corrupted".to_string()));
     let title = title(rule, &words, told, lacking);
     let alt_titles = alt_titles(rule, &title, &mut words, raw.as_deref());
-    let first = &lines[span.lines[0]];
-    let last = &lines[span.lines[span.lines.len() - 1]];
     let frames = blame::main_stack(&stacks, blamed).map(|stack| stack.frames.clone()).unwrap_or_default();
     Report {
         kind: Some(kind::of_title(&title)).filter(|kind| !kind.is_empty()).unwrap_or(rule.kind).to_string(),
@@ -57,9 +55,10 @@ pub(crate) fn report(lines: &[Line<'_>], span: &Span) -> Report {
         alt_titles,
         frame: plain,
         frames,
-        start: first.start,
-        end: last.end,
+        start: span.start,
+        end: span.end,
         panicked: span.panicked,
+        text: String::from_utf8_lossy(&span.text).into_owned(),
     }
 }
 

@@ -10,9 +10,11 @@ mod sanitizers;
 mod stalls;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::sync::LazyLock;
 
+use aho_corasick::{AhoCorasick, MatchKind};
 use regex::{Regex, RegexSet};
 
 use super::functions::Group;
@@ -144,6 +146,9 @@ pub(crate) struct Patterns {
 /// The table, compiled.
 struct Compiled {
     rules: Vec<&'static Rule>,
+    /// What one of is in every line that a rule's head matches.
+    words: Vec<String>,
+    searcher: AhoCorasick,
     set: RegexSet,
     patterns: Vec<Patterns>,
 }
@@ -151,7 +156,11 @@ struct Compiled {
 static COMPILED: LazyLock<Compiled> = LazyLock::new(|| {
     let compile = |pattern: &str| Regex::new(pattern).expect("rules are constants under test");
     let rules: Vec<&Rule> = TABLES.into_iter().flatten().collect();
+    let words = words::of_patterns(rules.iter().filter(|rule| !rule.harmless).map(|rule| rule.head));
+    let searcher = AhoCorasick::builder().match_kind(MatchKind::LeftmostFirst).build(&words);
     Compiled {
+        searcher: searcher.expect("words are few and short"),
+        words,
         set: RegexSet::new(rules.iter().map(|rule| rule.head)).expect("rules are constants under test"),
         patterns: rules
             .iter()
@@ -164,6 +173,16 @@ static COMPILED: LazyLock<Compiled> = LazyLock::new(|| {
         rules,
     }
 });
+
+/// Words of which every line that begins a report has one.
+pub(crate) fn words() -> &'static [String] {
+    &COMPILED.words
+}
+
+/// Where the first such word begins.
+pub(crate) fn find_word(text: &[u8]) -> Option<usize> {
+    COMPILED.searcher.find(text).map(|word| word.start())
+}
 
 /// Index of the rule that a line begins a report of. Our own lines may quote the kernel's.
 pub(crate) fn of_line(body: &str) -> Option<usize> {
