@@ -50,8 +50,11 @@ fn of_hir(hir: &Hir) -> Option<Vec<Vec<u8>>> {
         HirKind::Concat(parts) => {
             let tails = (0..parts.len()).filter_map(|at| beginnings(&Hir::concat(parts[at..].to_vec())));
             let words = tails.chain(parts.iter().filter_map(of_hir));
-            // Of the good ones the first: many patterns begin alike, and so share a word.
-            words.min_by_key(|words| Reverse(shortest(words).min(WORD_BYTES_GOOD)))
+            // Of the good ones the first: many patterns begin alike, and so share a word. Of others as few as can be.
+            words.min_by_key(|words| match shortest(words) {
+                WORD_BYTES_GOOD.. => (Reverse(WORD_BYTES_GOOD), 0),
+                bytes => (Reverse(bytes), words.len()),
+            })
         }
         _ => beginnings(hir),
     }
@@ -86,6 +89,7 @@ mod tests {
         assert_eq!(words(&[r"[A-Z_\-]+-safe -> [A-Z]+"]), ["-safe -> "]);
         assert_eq!(words(&[r"[kK]ernel BUG at (?P<site>\S+)"]), ["Kernel BUG at ", "kernel BUG at "]);
         assert_eq!(words(&[r"x.*(?:first|second) y"]), ["first y", "second y"]);
+        assert_eq!(words(&[r"^[A-Z]\w*(?:: \d+)? ?\[#\d+\]"]), ["[#"]);
     }
 
     #[test]
