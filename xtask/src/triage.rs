@@ -2,19 +2,22 @@
 //! `triage LOG...`: the oracle alone, on any console or dmesg file.
 
 use std::{
-    fs,
+    fs::File,
     io::{self, Read, Write},
     path::{Path, PathBuf},
 };
 
 use anyhow::Context;
 use harness::{
-    oracle::{self, Report},
+    oracle::{Judge, Report},
     symbolize::{self, Symbolizer},
 };
 use serde::Serialize;
 
 use crate::exit::{Exit, Outcome};
+
+/// Bytes read at a time.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// Says what the kernel complained about in console logs.
 #[derive(clap::Args, Debug)]
@@ -61,14 +64,14 @@ pub fn run(args: &TriageArgs) -> Outcome {
     let symbolizer =
         args.vmlinux.as_ref().map(|vmlinux| Symbolizer::new(vmlinux, &args.module)).transpose()?;
     for path in &args.logs {
-        let console = read(path)?;
-        let reports = oracle::judge(&console);
+        let reports = judge(path)?;
         if !reports.is_empty() {
             exit = Exit::Finding;
         }
-        let source = symbolizer.as_ref().zip(reports.first()).map(|(symbolizer, cause)| {
-            symbolize::annotate(&String::from_utf8_lossy(&console[cause.start..cause.end]), symbolizer)
-        });
+        let source = symbolizer
+            .as_ref()
+            .zip(reports.first())
+            .map(|(symbolizer, cause)| symbolize::annotate(&cause.text, symbolizer));
         if args.json {
             serde_json::to_writer(&mut out, &verdict(path, &reports, source.as_deref()))?;
             writeln!(out)?;
@@ -81,13 +84,24 @@ pub fn run(args: &TriageArgs) -> Outcome {
     Ok(exit)
 }
 
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+/// Judges a log while it is read: it may be longer than memory.
+fn judge(path: &Path) -> anyhow::Result<Vec<Report>> {
     if path == Path::new("-") {
-        let mut console = Vec::new();
-        io::stdin().read_to_end(&mut console).context("reading standard input")?;
-        return Ok(console);
+        return judge_stream(io::stdin().lock()).context("reading standard input");
     }
-    fs::read(path).with_context(|| format!("reading {}", path.display()))
+    File::open(path).and_then(judge_stream).with_context(|| format!("reading {}", path.display()))
+}
+
+fn judge_stream(mut log: impl Read) -> io::Result<Vec<Report>> {
+    let (mut judge, mut piece) = (Judge::default(), vec![0; PIECE_BYTES]);
+    loop {
+        match log.read(&mut piece) {
+            Ok(0) => return Ok(judge.finish()),
+            Ok(n) => judge.push(&piece[..n]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn verdict<'a>(path: &'a Path, reports: &'a [Report], source: Option<&'a str>) -> Verdict<'a> {
