@@ -2,10 +2,13 @@
 //! What is known of functions by their names: which are never to blame, and how to read a stack. The list is data,
 //! `functions.txt`; this finds names in it.
 
-use std::{collections::HashMap, sync::LazyLock};
+use std::{cell::RefCell, collections::HashMap, sync::LazyLock};
 
 /// The list.
 const LIST: &str = include_str!("functions.txt");
+
+/// Names whose groups are remembered; then the memory starts anew.
+const REMEMBERED_MAX: usize = 4096;
 
 /// Functions listed together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +121,27 @@ pub(crate) const COMMON: &[Group] =
 /// Is the function in one of the groups?
 pub(crate) fn is_in(function: &str, groups: &[Group]) -> bool {
     let wanted = groups.iter().fold(0, |bits, group| bits | group.bit());
-    LISTED.has(function, wanted)
+    groups_of(function) & wanted != 0
+}
+
+thread_local! {
+    /// Every stack is asked about many times, and most stacks hold the same functions.
+    static REMEMBERED: RefCell<HashMap<Box<str>, u32>> = RefCell::default();
+}
+
+/// The bits of every group a function is in.
+fn groups_of(function: &str) -> u32 {
+    REMEMBERED.with_borrow_mut(|remembered| {
+        if let Some(&groups) = remembered.get(function) {
+            return groups;
+        }
+        let groups = LISTED.groups_of(function);
+        if remembered.len() == REMEMBERED_MAX {
+            remembered.clear();
+        }
+        remembered.insert(function.into(), groups);
+        groups
+    })
 }
 
 /// One pattern against one name. Parts between stars are taken where they are first found, so time is linear.
@@ -153,12 +176,10 @@ static LISTED: LazyLock<Listed> = LazyLock::new(|| {
 });
 
 impl Listed {
-    fn has(&self, function: &str, wanted: u32) -> bool {
-        let hit = |groups: Option<&u32>| groups.is_some_and(|groups| groups & wanted != 0);
-        hit(self.names.get(function))
-            || (1..=function.len())
-                .any(|end| function.get(..end).is_some_and(|part| hit(self.beginnings.get(part))))
-            || self.globs.iter().any(|(pattern, groups)| groups & wanted != 0 && glob(pattern, function))
+    fn groups_of(&self, function: &str) -> u32 {
+        let beginnings = (1..=function.len()).filter_map(|end| self.beginnings.get(function.get(..end)?));
+        let globs = self.globs.iter().filter(|(pattern, _)| glob(pattern, function)).map(|(_, groups)| groups);
+        self.names.get(function).into_iter().chain(beginnings).chain(globs).fold(0, |bits, groups| bits | groups)
     }
 }
 

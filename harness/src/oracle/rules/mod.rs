@@ -15,7 +15,7 @@ mod words;
 use std::sync::LazyLock;
 
 use aho_corasick::{AhoCorasick, MatchKind};
-use regex::{Regex, RegexSet};
+use regex::{Regex, RegexSet, RegexSetBuilder};
 
 use super::functions::Group;
 
@@ -128,6 +128,9 @@ const AT: &str = concat!(r"(?:, at: |^at: )", func!());
 const TABLES: [&[Rule]; 6] =
     [harmless::RULES, stalls::RULES, sanitizers::RULES, locking::RULES, objects::RULES, faults::RULES];
 
+/// Memory for the states of all heads at once. With too little they are made anew all the time.
+const STATES_BYTES_MAX: usize = 64 << 20;
+
 /// The rule of an index that [`of_line`] gave.
 pub(crate) fn rule(rule_idx: usize) -> &'static Rule {
     COMPILED.rules[rule_idx]
@@ -161,7 +164,10 @@ static COMPILED: LazyLock<Compiled> = LazyLock::new(|| {
     Compiled {
         searcher: searcher.expect("words are few and short"),
         words,
-        set: RegexSet::new(rules.iter().map(|rule| rule.head)).expect("rules are constants under test"),
+        set: RegexSetBuilder::new(rules.iter().map(|rule| rule.head))
+            .dfa_size_limit(STATES_BYTES_MAX)
+            .build()
+            .expect("rules are constants under test"),
         patterns: rules
             .iter()
             .map(|rule| Patterns {
