@@ -178,8 +178,14 @@ static LISTED: LazyLock<Listed> = LazyLock::new(|| {
 impl Listed {
     fn groups_of(&self, function: &str) -> u32 {
         let beginnings = (1..=function.len()).filter_map(|end| self.beginnings.get(function.get(..end)?));
-        let globs = self.globs.iter().filter(|(pattern, _)| glob(pattern, function)).map(|(_, groups)| groups);
-        self.names.get(function).into_iter().chain(beginnings).chain(globs).fold(0, |bits, groups| bits | groups)
+        let globs =
+            self.globs.iter().filter(|(pattern, _)| glob(pattern, function)).map(|(_, groups)| groups);
+        self.names
+            .get(function)
+            .into_iter()
+            .chain(beginnings)
+            .chain(globs)
+            .fold(0, |bits, groups| bits | groups)
     }
 }
 
