@@ -20,7 +20,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use harness::{
     epoch::Epoch,
-    oracle::Report,
+    oracle::{Report, share_title},
     program::{Program, Schedule},
 };
 use serde::{Deserialize, Serialize};
@@ -115,6 +115,13 @@ pub struct Verdict {
     pub execs: u64,
 }
 
+impl Verdict {
+    /// Every name the bug goes by, the title first.
+    pub fn titles(&self) -> impl Iterator<Item = &str> + Clone {
+        [self.title.as_str()].into_iter().chain(self.alt_titles.iter().map(String::as_str))
+    }
+}
+
 /// A finding read back.
 #[derive(Clone, Debug)]
 pub struct Stored {
@@ -196,8 +203,8 @@ impl Findings {
 
     /// Index of the finding that has this title, or one of the others it goes by.
     pub fn find(&self, report: &Report) -> Option<usize> {
-        let goes_by = |title: &String| *title == report.title || report.alt_titles.contains(title);
-        self.known.iter().position(|known| known.titles.iter().any(goes_by))
+        let shares = |known: &Known| share_title(report.titles(), known.titles.iter().map(String::as_str));
+        self.known.iter().position(shares)
     }
 
     /// Seen again.
@@ -207,7 +214,7 @@ impl Findings {
 
     /// Sets how often findings were seen, from a stored campaign, by title.
     pub fn set_count(&mut self, title: &str, count: u64) {
-        let known = self.known.iter_mut().find(|known| known.note.title == title);
+        let known = self.known.iter_mut().find(|known| known.titles.iter().any(|known| known == title));
         if let Some(known) = known {
             known.note.count = count.max(1);
         }
@@ -221,7 +228,7 @@ impl Findings {
         let next = self.known.iter().map(|known| number(&known.note.dir)).max().unwrap_or(0) + 1;
         let dir = self.dir.join(format!("{next}-{}", slug(&evidence.report.title)));
         write(evidence, &dir)?;
-        let titles = [&evidence.report.title].into_iter().chain(&evidence.report.alt_titles);
+        let titles = evidence.report.titles().map(str::to_owned).collect();
         let note = FindingNote {
             title: evidence.report.title.clone(),
             dir,
@@ -230,7 +237,7 @@ impl Findings {
             execs: evidence.execs,
             n_programs: evidence.batch.len(),
         };
-        self.known.push(Known { note, titles: titles.cloned().collect() });
+        self.known.push(Known { note, titles });
         Ok(self.known.len() - 1)
     }
 
@@ -239,9 +246,11 @@ impl Findings {
     /// # Errors
     /// When it cannot be written.
     pub fn replace(&mut self, idx: usize, evidence: &Evidence) -> Result<()> {
-        let note = &mut self.known[idx].note;
-        write(evidence, &note.dir)?;
-        note.n_programs = evidence.batch.len();
+        let known = &mut self.known[idx];
+        write(evidence, &known.note.dir)?;
+        known.note.n_programs = evidence.batch.len();
+        known.note.title.clone_from(&evidence.report.title);
+        known.titles = evidence.report.titles().map(str::to_owned).collect();
         Ok(())
     }
 
@@ -259,7 +268,7 @@ impl Findings {
 impl Known {
     fn new(dir: &Path, stored: &Stored) -> Known {
         let verdict = &stored.verdict;
-        let titles = [&verdict.title].into_iter().chain(&verdict.alt_titles).cloned().collect();
+        let titles = verdict.titles().map(str::to_owned).collect();
         let note = FindingNote {
             title: verdict.title.clone(),
             dir: dir.to_owned(),
@@ -327,6 +336,8 @@ fn slug(title: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use harness::oracle;
+
     use super::*;
     use crate::corpus::SEEDS;
 
@@ -392,6 +403,30 @@ mod tests {
             assert!(text.contains(part), "{part}\n{text}");
         }
         assert!(text.contains("shrinker_alloc(numa\\|memcg) into slot 2"), "{text}");
+    }
+
+    #[test]
+    fn a_finding_is_called_what_its_console_is_triaged_as() {
+        let console = b"[    9.000000][   T42] BUG: KASAN: slab-use-after-free in shrink_slab+0x1/0x2\n\
+            [    9.000001][   T42] Read of size 1 at addr ffff888000a03800 by task init/42\n\
+            [    9.000002][   T42] Call Trace:\n[    9.000003][   T42]  shrink_slab+0x1/0x2\n";
+        let dir = tempfile::tempdir().unwrap();
+        let (mut findings, _) = Findings::open(dir.path()).unwrap();
+        let first = evidence("found by this name");
+        let idx = findings.add(&first).unwrap();
+        // A smaller batch shows it under another of its names.
+        let mut better = evidence("");
+        better.console = console.to_vec();
+        better.report = oracle::judge(console).remove(0);
+        better.report.add_titles([first.report.title.clone(), better.report.title.clone()]);
+        findings.replace(idx, &better).unwrap();
+        let (findings, _) = Findings::open(dir.path()).unwrap();
+        let stored = load(&findings.note(0).dir).unwrap();
+        let triaged = &oracle::judge(&stored.console)[0];
+        assert_eq!(triaged.title, "KASAN: slab-use-after-free Read in shrink_slab");
+        assert_eq!(stored.verdict.title, triaged.title);
+        assert_eq!(findings.find(triaged), Some(0));
+        assert_eq!(findings.find(&first.report), Some(0));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::{fmt::Write, path::Path};
 
 use harness::{
     oracle::Report,
+    plain::{inline_markdown as inline, quote_markdown as quote},
     program::{Program, describe},
 };
 
@@ -104,47 +105,4 @@ fn write_words(out: &mut String, program: &Program) {
         }
     }
     out.push('\n');
-}
-
-/// Text from the guest, for use within a line of markdown.
-fn inline(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '\\' | '`' | '*' | '[' | ']' | '|' | '#' | '~' => out.extend(['\\', c]),
-            c if c.is_control() => out.extend(c.escape_default()),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-/// Text from the guest as a block nothing in it can end.
-fn quote(text: &str) -> String {
-    let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
-    let fence = "`".repeat(longest.max(2) + 1);
-    let mut body = String::with_capacity(text.len());
-    for c in text.replace("\r\n", "\n").chars() {
-        match c {
-            '\n' | '\t' => body.push(c),
-            c if c.is_control() => body.extend(c.escape_default()),
-            c => body.push(c),
-        }
-    }
-    let gap = if body.ends_with('\n') { "" } else { "\n" };
-    format!("{fence}text\n{body}{gap}{fence}\n\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_the_guest_prints_cannot_leave_its_block_or_line() {
-        assert_eq!(quote("a\r\n```\n\x1b[31m"), "````text\na\n```\n\\u{1b}[31m\n````\n\n");
-        assert_eq!(inline("a|<b>`c`\n# d"), "a\\|&lt;b&gt;\\`c\\`\\n\\# d");
-    }
 }

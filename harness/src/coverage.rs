@@ -8,10 +8,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SectionKind, SymbolKind};
 
-use crate::{
-    oracle::Frame,
-    symbolize::{SymbolizeError, Symbolizer},
-};
+use crate::symbolize::{SymbolizeError, Symbolizer};
 
 const TRACE: &str = "__sanitizer_cov_trace_pc";
 /// `call rel32`.
@@ -32,11 +29,11 @@ pub struct Function {
     pub edges: Vec<u32>,
 }
 
-/// Every instrumented function of a kernel image, by address.
+/// Every instrumented function of a kernel image, by address; `cache` is [`Symbolizer::new`]'s.
 ///
 /// # Errors
 /// When the image cannot be read or has no debug information.
-pub fn functions(vmlinux: &Path) -> Result<Vec<Function>, SymbolizeError> {
+pub fn functions(vmlinux: &Path, cache: Option<&Path>) -> Result<Vec<Function>, SymbolizeError> {
     let io = |source| SymbolizeError::Io { path: vmlinux.to_owned(), source };
     let elf = |source| SymbolizeError::Elf { path: vmlinux.to_owned(), source };
     let bytes = std::fs::read(vmlinux).map_err(io)?;
@@ -48,7 +45,7 @@ pub fn functions(vmlinux: &Path) -> Result<Vec<Function>, SymbolizeError> {
     let Some((&trace, _)) = symbols.iter().find(|(_, (_, name))| name == TRACE) else {
         return Ok(Vec::new());
     };
-    let symbolizer = Symbolizer::new(vmlinux, &[])?;
+    let symbolizer = Symbolizer::new(vmlinux, &[], cache)?;
     let mut found: BTreeMap<u64, Function> = BTreeMap::new();
     for section in file.sections().filter(|section| section.kind() == SectionKind::Text) {
         let is_init = section.name().is_ok_and(|name| name.starts_with(".init"));
@@ -59,7 +56,7 @@ pub fn functions(vmlinux: &Path) -> Result<Vec<Function>, SymbolizeError> {
             }
             let function = found.entry(start).or_insert_with(|| Function {
                 name: name.clone(),
-                file: file_of(&symbolizer, name, *size),
+                file: file_of(&symbolizer, start),
                 is_init,
                 edges: Vec::new(),
             });
@@ -70,9 +67,8 @@ pub fn functions(vmlinux: &Path) -> Result<Vec<Function>, SymbolizeError> {
 }
 
 /// The file that a function's first instruction comes from, inlining apart.
-fn file_of(symbolizer: &Symbolizer, symbol: &str, size: u64) -> String {
-    let start = Frame { symbol: symbol.to_owned(), size, register: true, ..Frame::default() };
-    symbolizer.symbolize(&start).pop().map(|position| position.file).unwrap_or_default()
+fn file_of(symbolizer: &Symbolizer, start: u64) -> String {
+    symbolizer.at(start).pop().map(|position| position.file).unwrap_or_default()
 }
 
 /// Return addresses of the calls of `target` in a section's code.

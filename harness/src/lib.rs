@@ -3,8 +3,8 @@
 //!
 //! In data-flow order: a [`program`] is what runs; an [`epoch`] is a batch of programs and what became of it; a
 //! [`guest`] is what it runs on; [`machine`] is one QEMU process, talked to over [`qmp`] and [`shm`]; [`det`] and
-//! [`par`] are the two engines, [`pool`] runs several guests; the [`oracle`] reads the console,
-//! [`symbolize`] adds source lines, and [`coverage`] knows what could have been reached.
+//! [`par`] are the two engines, [`pool`] runs several guests; the [`oracle`] reads the console, [`symbolize`] adds source
+//! lines, [`coverage`] knows what could have been reached, [`plain`] makes text of a guest safe to show.
 
 pub mod coverage;
 pub mod det;
@@ -13,6 +13,7 @@ pub mod guest;
 pub mod machine;
 pub mod oracle;
 pub mod par;
+pub mod plain;
 pub mod pool;
 pub mod program;
 pub mod qmp;

@@ -21,6 +21,7 @@ use serde::Serialize;
 
 use crate::{
     exit::{Exit, Outcome},
+    paths,
     prepare::{self, MachineArgs, Prepared},
     usage,
 };
@@ -65,7 +66,7 @@ struct Line {
 pub fn run(args: &CoverageArgs) -> Outcome {
     let mut prepared = prepare::prepare(&args.machine)?;
     let programs = programs(args)?;
-    let functions = coverage::functions(&prepared.machine.vmlinux)?;
+    let functions = coverage::functions(&prepared.machine.vmlinux, paths::symbols().as_deref())?;
     if functions.is_empty() {
         return Err(usage!("{} is built without coverage (`kcov` in the matrix)", args.machine.instance));
     }

@@ -31,6 +31,7 @@ use harness::{
 use crate::{
     exit::{Exit, Outcome},
     guest::Machine,
+    paths,
     prepare::{self, MachineArgs, Prepared},
     usage,
 };
@@ -177,7 +178,7 @@ pub fn campaign(
 
 /// Symbols of a machine, if its kernel has any.
 fn symbols(machine: &Machine) -> Option<Symbolizer> {
-    Symbolizer::new(&machine.vmlinux, &machine.modules)
+    Symbolizer::new(&machine.vmlinux, &machine.modules, paths::symbols().as_deref())
         .inspect_err(|error| eprintln!("warning: reports have no source lines: {error}"))
         .ok()
 }

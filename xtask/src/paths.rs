@@ -6,6 +6,7 @@
 //!         tools/<tool>/                  private prefixes of tools the machine does not have
 //!         build/<slot>/{src,out}         where a kernel is built; paths stay, so that ccache and make hit
 //!         kernels/<instance>-<key>/      finished kernels; `manifest.json` is written last
+//!         symbols/                       what was read of debug information, by build id
 //!         ccache/ downloads/ probes/
 //! ```
 
@@ -79,6 +80,11 @@ impl Cache {
     pub fn dir(&self, name: &str) -> Result<PathBuf> {
         make_dir(&self.root.join(name))
     }
+}
+
+/// Where indexes of debug information are kept, by build id; none where there is no cache.
+pub fn symbols() -> Option<PathBuf> {
+    Cache::open().and_then(|cache| cache.dir("symbols")).ok()
 }
 
 /// Makes a folder and its parents.

@@ -190,9 +190,7 @@ fn judge(outcome: &EpochOutcome, stored: &Stored, tally: &mut Tally) -> String {
         tally.n_none += 1;
         return format!("no report ({:?})", outcome.end);
     };
-    let verdict = &stored.verdict;
-    let known = |title: &String| *title == verdict.title || verdict.alt_titles.contains(title);
-    if known(&report.title) || report.alt_titles.iter().any(known) {
+    if oracle::share_title(report.titles(), stored.verdict.titles()) {
         tally.n_same += 1;
         format!("same bug: {}", report.title)
     } else {

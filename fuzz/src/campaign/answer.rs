@@ -33,18 +33,18 @@ const INFRASTRUCTURE_LOGS_MAX: u64 = 16;
 #[derive(Clone, Debug, PartialEq)]
 enum Class {
     Fine,
-    Finding(Report),
+    Finding(Box<Report>),
     Infrastructure,
 }
 
 /// What the oracle says of the console decides; how the epoch ended matters when the oracle is silent.
 fn classify(end: &EpochEnd, reports: Vec<Report>) -> Class {
     if let Some(first) = reports.into_iter().next() {
-        return Class::Finding(first);
+        return Class::Finding(Box::new(first));
     }
     let silent = |title: &str| {
         let corrupted = Some("no report was recognised on the console".to_owned());
-        Class::Finding(Report { title: title.into(), corrupted, ..Report::default() })
+        Class::Finding(Box::new(Report { title: title.into(), corrupted, ..Report::default() }))
     };
     match end {
         EpochEnd::Done => Class::Fine,
@@ -90,7 +90,7 @@ impl Campaign<'_> {
                 if let Some(parent) = culprit.and_then(|idx| job.programs.get(idx)?.choice.parent) {
                     self.chooser.blame(parent);
                 }
-                self.note_finding(&job, outcome, report, guests)?;
+                self.note_finding(&job, outcome, *report, guests)?;
             }
             Class::Infrastructure => return self.note_infrastructure(job, outcome),
         }
@@ -196,10 +196,11 @@ impl Campaign<'_> {
         let finding = reducing.finding;
         // A finding the oracle has no words for is known by its end alone.
         let reports = match classify(&outcome.end, reports.clone()) {
-            Class::Finding(report) if reports.is_empty() => vec![report],
+            Class::Finding(report) if reports.is_empty() => vec![*report],
             _ => reports,
         };
-        let same = reports.iter().find(|report| self.findings.find(report) == Some(finding));
+        // Only the first report: the finding's title is what its console is triaged as.
+        let same = reports.first().filter(|report| self.findings.find(report) == Some(finding));
         let shown = if same.is_some() { Shown::Same } else { Shown::Other };
         if !reducing.search.learn(shown) {
             // Something new may have come up all the same.
@@ -211,9 +212,9 @@ impl Campaign<'_> {
         let (first, n_found) = (reducing.evidence.clone(), reducing.evidence.batch.len());
         let Some(report) = same.cloned() else { return Ok(()) };
         let mut better = self.evidence(&job, outcome, report, guests);
-        // Titles are those it was found by, so that the folder keeps its name.
-        better.report.title = first.report.title;
-        better.report.alt_titles = first.report.alt_titles;
+        // The title is that of the console kept; what it was found by is another name of it.
+        let found_by: Vec<String> = first.report.titles().map(str::to_owned).collect();
+        better.report.add_titles(found_by);
         (better.first_seen, better.execs) = (first.first_seen, first.execs);
         better.record.confirmed = true;
         better.record.reduced_from = (better.batch.len() < n_found).then_some(n_found);
@@ -268,7 +269,8 @@ mod tests {
     #[test]
     fn the_console_decides_and_only_a_silent_one_leaves_it_to_the_end() {
         let report = Report { title: "KASAN: bad".into(), ..Report::default() };
-        assert_eq!(classify(&EpochEnd::Lost("silent".into()), vec![report.clone()]), Class::Finding(report));
+        let lost = classify(&EpochEnd::Lost("silent".into()), vec![report.clone()]);
+        assert_eq!(lost, Class::Finding(Box::new(report)));
         assert_eq!(classify(&EpochEnd::Done, Vec::new()), Class::Fine);
         assert_eq!(classify(&EpochEnd::Harness("no cgroup".into()), Vec::new()), Class::Infrastructure);
         assert_eq!(classify(&EpochEnd::Machine("gone".into()), Vec::new()), Class::Infrastructure);

@@ -83,6 +83,7 @@ fn frame(
         module: module.map(|module| module.as_str().to_string()),
         register: false,
         reliable,
+        source: Vec::new(),
     }
 }
 

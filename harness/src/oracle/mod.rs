@@ -4,8 +4,9 @@
 //!
 //! In data-flow order: `judge` takes the console piece by piece, `lines` strips what printk puts before each line, `rules`
 //! is the table of what the first line of a report looks like, `segment` says which lines belong to which report, `stacks`
-//! reads the stacks in it (`frames` a line of them, `names` a symbol), `blame` picks the function (`functions` lists
-//! what is never to blame), `verdict` puts a report together (`kind` knows its type).
+//! reads the stacks in it (`frames` a line of them, `names` a symbol, `source` a position that is there already), `blame`
+//! picks the function (`functions` lists what is never to blame), `details` and `locks` read what else is told, `verdict`
+//! puts a `report` together (`kind` knows its type).
 //!
 //! Titles and types follow public kernel fuzzing dashboards, so that a finding can be looked up there.
 //!
@@ -13,15 +14,19 @@
 //! single lines of bounded length only, and a line belongs to at most one report.
 
 mod blame;
+mod details;
 mod frames;
 mod functions;
 mod judge;
 mod kind;
 pub mod limits;
 mod lines;
+mod locks;
 mod names;
+mod report;
 mod rules;
 mod segment;
+mod source;
 mod stacks;
 #[cfg(test)]
 mod tests;
@@ -29,57 +34,11 @@ mod verdict;
 
 pub(crate) use frames::place_in_line;
 pub use judge::Judge;
+pub use locks::{Holder, Link, Lock, Locks, Step};
 pub(crate) use names::readable;
+pub use report::{Access, Frame, Object, Report, Role, SideStack, SourceFrame, Task, same_bug, share_title};
 
 use memchr::memmem;
-use serde::{Deserialize, Serialize};
-
-/// One complaint of the kernel.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
-    /// One line that names the bug, free of numbers that differ from run to run.
-    pub title: String,
-    /// Other titles the same bug is known by.
-    pub alt_titles: Vec<String>,
-    /// Type as public dashboards have it: `KASAN-USE-AFTER-FREE-READ`, `LOCKDEP`, `HANG`, ...; empty when it has none.
-    pub kind: String,
-    /// The blamed function.
-    pub frame: Option<String>,
-    /// Why the report is not whole, if it is not.
-    pub corrupted: Option<String>,
-    /// The main stack, innermost function first.
-    pub frames: Vec<Frame>,
-    /// Hash of the functions on the main stack that matter; no offsets, so stable across builds.
-    pub stack_hash: u64,
-    /// Offset of the report's first byte in the console.
-    pub start: usize,
-    /// Offset just past the report's last byte.
-    pub end: usize,
-    /// The kernel panicked over it.
-    pub panicked: bool,
-    /// Its lines as they were printed, without those of others between them; bounded by [`limits`].
-    #[serde(skip)]
-    pub text: String,
-}
-
-/// One entry of a stack.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Frame {
-    /// Function as people write it: demangled, without compiler suffixes.
-    pub function: String,
-    /// Function as the symbol table has it.
-    pub symbol: String,
-    /// Offset of the return address in the function.
-    pub offset: u64,
-    /// Size of the function.
-    pub size: u64,
-    /// Module it is in, if not the kernel itself.
-    pub module: Option<String>,
-    /// Read from a register: the offset is that of the instruction itself, not of a return address.
-    pub register: bool,
-    /// False for what the unwinder only found lying on the stack (`? func`).
-    pub reliable: bool,
-}
 
 /// All reports on a console, in order of position. The first is the cause, later ones may be aftermath.
 pub fn judge(console: &[u8]) -> Vec<Report> {

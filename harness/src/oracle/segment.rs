@@ -31,8 +31,10 @@ pub(crate) struct Span {
     /// A panic follows from it.
     pub panicked: bool,
     n_lines: usize,
+    /// Number on the console of its first line, from 0.
+    pub first_line: u64,
     /// Number on the console of its last line.
-    last_line: u64,
+    pub last_line: u64,
 }
 
 impl Span {
@@ -175,6 +177,7 @@ impl Segmenter {
             text: Vec::new(),
             panicked,
             n_lines: 0,
+            first_line: self.n_lines,
             last_line: self.n_lines,
         });
         self.add(self.spans.len() - 1, head);

@@ -2,15 +2,19 @@
 //! Reads the stacks out of a report's lines: where each begins and ends, and what it is about.
 
 use super::{
-    Frame,
+    Frame, SourceFrame,
     frames::{arm_caller, parse_frame, register_frame},
     lines::Line,
+    source,
 };
 
 /// Registers, code bytes and the like between two frames of one stack. More than this and the stack is over.
 const FOREIGN_LINES_MAX: usize = 24;
 /// Frames kept of one stack; recursion can print thousands.
 const FRAMES_MAX: usize = 512;
+/// Functions inlined into one frame, and bytes kept of a heading.
+const INLINED_MAX: usize = 64;
+const HEADING_BYTES_MAX: usize = 256;
 
 /// What a stack is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +46,8 @@ pub(crate) struct Stack {
     pub pid: Option<u32>,
     /// Its heading promises frames.
     pub owed: bool,
+    /// The line that it came under.
+    pub heading: String,
 }
 
 /// All stacks, in order of position; a heading without frames gives an empty stack.
@@ -73,6 +79,10 @@ struct Reader {
     pid: Option<u32>,
     /// What is printed now tells of the past, headings or not.
     past: Option<StackKind>,
+    /// The line that said so.
+    past_heading: String,
+    /// Functions inlined into the frame that comes next, where the log was symbolised.
+    inlined: Vec<SourceFrame>,
     /// On 32-bit arm each line names a function and its caller: the caller of the last line has none of its own.
     caller: Option<Frame>,
 }
@@ -82,31 +92,38 @@ impl Reader {
         if self.caller.is_some() && !body.contains(" from ") && !is_exception_dump(body) {
             self.outermost();
         }
-        if let Some(frame) = stuck_frame(body) {
+        if let Some(inlined) = source::inlined(body) {
+            if self.inlined.len() < INLINED_MAX {
+                self.inlined.push(inlined);
+            }
+        } else if let Some(frame) = stuck_frame(body) {
             if self.stacks.last().is_none_or(|stack| stack.kind != StackKind::Stuck) {
-                self.begin(StackKind::Stuck);
+                self.begin(StackKind::Stuck, "");
             }
             self.push(frame);
         } else if let Some(kind) = heading(body) {
             match self.past.filter(|_| kind == StackKind::Trace) {
-                Some(past) => self.begin(past),
+                Some(past) => self.begin_past(past),
                 None => {
                     self.past = None;
-                    self.begin(kind);
+                    self.begin(kind, body);
                 }
             }
             self.owed(body);
         } else if let Some(frame) = register_frame(body) {
+            let frame = self.with_source(frame, body);
             self.register(frame);
         } else if let Some(frame) = parse_frame(body) {
             if !self.open {
-                self.begin(self.past.unwrap_or(StackKind::Trace));
+                self.begin_past(self.past.unwrap_or(StackKind::Trace));
             }
+            let frame = self.with_source(frame, body);
             self.push(frame);
             self.caller = arm_caller(body);
         } else if ends_stack(body) {
             self.open = false;
             self.past = begins_past(body);
+            self.past_heading = if self.past.is_some() { cut(body) } else { String::new() };
             self.pid = task_pid(body);
         } else if body.contains("stack is not available") {
             self.excused();
@@ -117,12 +134,29 @@ impl Reader {
         }
     }
 
-    fn begin(&mut self, kind: StackKind) {
+    fn begin(&mut self, kind: StackKind, heading: &str) {
         let fault = if kind == StackKind::Trace { self.fault.take() } else { None };
         let frames = Vec::from_iter(fault);
-        self.stacks.push(Stack { kind, n_registers: frames.len(), frames, pid: self.pid, owed: false });
+        let (n_registers, heading) = (frames.len(), cut(heading));
+        self.stacks.push(Stack { kind, n_registers, frames, pid: self.pid, owed: false, heading });
         self.open = true;
         self.foreign = 0;
+    }
+
+    /// A stack under no heading of its own.
+    fn begin_past(&mut self, kind: StackKind) {
+        let heading = std::mem::take(&mut self.past_heading);
+        self.begin(kind, &heading);
+    }
+
+    /// Adds what the log itself says of a frame's place in the source.
+    fn with_source(&mut self, mut frame: Frame, body: &str) -> Frame {
+        frame.source = std::mem::take(&mut self.inlined);
+        match source::of_frame(body, &frame.function) {
+            Some(place) => frame.source.push(place),
+            None => frame.source.clear(),
+        }
+        frame
     }
 
     /// Who allocated and who freed an object is told with frames, or with the word that there are none.
@@ -177,9 +211,16 @@ impl Reader {
                 n_registers: 1,
                 pid: None,
                 owed: false,
+                heading: String::new(),
             });
         }
     }
+}
+
+/// The beginning of a line, trimmed.
+fn cut(line: &str) -> String {
+    let line = line.trim();
+    line[..line.floor_char_boundary(HEADING_BYTES_MAX)].to_string()
 }
 
 /// `SHRINKTORTURE: stuck: [<0>] func+0x12/0x34 [module]`

@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, hash::Hasher, sync::LazyLock};
 use regex::{Captures, Regex};
 
 use super::{
-    Frame, Report, blame, functions, kind,
+    Frame, Report, blame, details, functions, kind,
     lines::Line,
-    names,
+    locks, names,
     rules::{self, Blame, Rule},
     segment::Span,
     stacks::{self, Stack, StackKind},
@@ -45,19 +45,34 @@ pub(crate) fn report(lines: &[Line<'_>], span: &Span) -> Report {
     words.insert("frame", plain.clone().filter(|_| told).unwrap_or_else(|| "corrupted".to_string()));
     let title = title(rule, &words, told, lacking);
     let alt_titles = alt_titles(rule, &title, &mut words, raw.as_deref());
-    let frames = blame::main_stack(&stacks, blamed).map(|stack| stack.frames.clone()).unwrap_or_default();
+    let main = blame::main_stack(&stacks, blamed);
+    let also = details::read(own().map(|line| line.body.as_ref()));
+    let mut frames = main.map(|stack| stack.frames.clone()).unwrap_or_default();
+    let stack_hash = stack_hash(&frames);
+    if frames.is_empty() {
+        // A kernel without kallsyms has addresses only: enough to look up, not enough to blame.
+        frames = also.raw;
+    }
     Report {
         kind: Some(kind::of_title(&title)).filter(|kind| !kind.is_empty()).unwrap_or(rule.kind).to_string(),
         corrupted: (lacking.then(|| "lines of the report are missing".to_string()))
             .or_else(|| corrupted(rule, &title, told, &stacks)),
-        stack_hash: stack_hash(&frames),
+        stack_hash,
         title,
         alt_titles,
         frame: plain,
-        frames,
+        panicked: span.panicked,
+        first_line: span.first_line + 1,
+        last_line: span.last_line + 1,
         start: span.start,
         end: span.end,
-        panicked: span.panicked,
+        task: also.task,
+        accesses: also.accesses,
+        object: also.object,
+        frames,
+        stacks: details::side_stacks(&stacks, main),
+        locks: locks::read(own().map(|line| line.body.as_ref())),
+        kernel_offset: also.kernel_offset,
         text: String::from_utf8_lossy(&span.text).into_owned(),
     }
 }
