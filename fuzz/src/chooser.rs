@@ -84,7 +84,7 @@ impl Chooser {
     /// When LibAFL's corpus is inconsistent.
     pub fn choose(&mut self) -> Result<Choice> {
         if self.state.rand_mut().coinflip(self.walk_prob)
-            && let Some(choice) = self.walk.next()
+            && let Some(choice) = self.walk.next_variant()
         {
             return Ok(choice);
         }

@@ -69,7 +69,7 @@ impl Walk {
     }
 
     /// The next variant: one of each program in turn. None when every program was walked.
-    pub fn next(&mut self) -> Option<Choice> {
+    pub fn next_variant(&mut self) -> Option<Choice> {
         while let Some(mut walked) = self.programs.pop_front() {
             if let Some(program) = variant(&walked.program, walked.n_done) {
                 let parent = Some(walked.id);
@@ -138,7 +138,7 @@ mod tests {
     fn a_walk_goes_everywhere_at_one_time_before_the_next_time_and_ends() {
         let mut walk = Walk::default();
         walk.offer(CorpusId(3), &racy());
-        let variants: Vec<Choice> = std::iter::from_fn(|| walk.next()).collect();
+        let variants: Vec<Choice> = std::iter::from_fn(|| walk.next_variant()).collect();
         assert_eq!(variants.len(), VARIANTS_MAX);
         let points: Vec<_> = variants.iter().flat_map(|variant| preempts(&variant.program)).collect();
         assert_eq!(points.len(), VARIANTS_MAX, "one preemption point in each");
@@ -154,11 +154,11 @@ mod tests {
         let mut walk = Walk::default();
         let lone = "thread cpu=0\n drop_caches what=slab\nthread cpu=1\n sleep us=5\n".parse().unwrap();
         walk.offer(CorpusId(0), &lone);
-        assert_eq!(walk.next(), None);
+        assert_eq!(walk.next_variant(), None);
         let other: Program = "thread cpu=0\n free slot=1\nthread cpu=0\n free slot=2\n".parse().unwrap();
         walk.offer(CorpusId(1), &racy());
         walk.offer(CorpusId(2), &other);
-        let turns: Vec<Program> = (0..4).map(|_| plain(&walk.next().unwrap().program)).collect();
+        let turns: Vec<Program> = (0..4).map(|_| plain(&walk.next_variant().unwrap().program)).collect();
         assert_eq!(turns, [racy(), other.clone(), racy(), other]);
     }
 
@@ -168,6 +168,6 @@ mod tests {
         for n in 0..PROGRAMS_MAX + 5 {
             walk.offer(CorpusId(n), &racy());
         }
-        assert_eq!(walk.next().unwrap().parent, Some(CorpusId(5)));
+        assert_eq!(walk.next_variant().unwrap().parent, Some(CorpusId(5)));
     }
 }
