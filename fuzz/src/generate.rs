@@ -7,7 +7,7 @@ use abi::{
     layout::{N_BARRIERS, N_MEMCGS, N_SLOTS, N_THREADS, Op, kind},
     ops::{self, ArgSpec, Domain, Field, OPS},
 };
-use harness::program::{Audit, Program, Schedule, Thread};
+use harness::program::{Program, Schedule, Thread};
 use libafl_bolts::rands::{Rand, StdRand};
 
 /// Ops a generated thread has at most, barriers and preemption points apart; mutation may grow it to the limit of the
@@ -21,8 +21,6 @@ const STREW_PROB: f64 = 0.5;
 const STREWN_MAX: usize = 4;
 /// Share of swarms that an op is left out of.
 const SWARM_DROP_PROB: f64 = 0.4;
-/// Share of programs that are audited in depth, which takes as long as a short program.
-const DEEP_PROB: f64 = 0.1;
 /// Ops that take a debugging kernel 50 to 250 ms of processor time where others take one to five: left out of more
 /// swarms, their sizes kept small.
 const SLOW: &[u8] = &[
@@ -180,7 +178,7 @@ pub fn program(rand: &mut StdRand, schedules: &[Schedule]) -> Program {
     // On one CPU a wake-up preempts the waker; on several, threads truly run side by side. Different races.
     let n_cpus = if rand.coinflip(0.3) { 1 } else { schedule.vcpus };
     let threads = (0..rand.between(1, N_THREADS)).map(|_| swarm.thread(rand, n_cpus)).collect();
-    let mut program = Program { schedule, audit: audit(rand), threads };
+    let mut program = Program { schedule, threads };
     if program.threads.len() > 1 && rand.coinflip(MEET_PROB) {
         let barrier = Op { kind: kind::BARRIER, a: rand.below_or_zero(N_BARRIERS) as u32, ..Op::default() };
         for thread in &mut program.threads {
@@ -197,11 +195,6 @@ pub fn program(rand: &mut StdRand, schedules: &[Schedule]) -> Program {
     }
     program.fixup();
     program
-}
-
-/// How a program is audited.
-pub fn audit(rand: &mut StdRand) -> Audit {
-    if rand.coinflip(DEEP_PROB) { Audit::Deep } else { Audit::Light }
 }
 
 /// A value for an argument: names and flags evenly, numbers mostly small or at an edge.

@@ -8,10 +8,8 @@
 
 use crate::layout::{behave, delay, N_NODES};
 use crate::lru::Lru;
-use crate::model::Call;
-use crate::model_audit::{self as audit, Force};
 use crate::shrinker::{CountObjects, ScanObjects, ShrinkControl, Shrinker};
-use crate::{clock, compat, model};
+use crate::{clock, compat};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 use kernel::bindings;
@@ -157,9 +155,6 @@ impl Cache {
 /// The cache lives until `shrinker_free()` has returned.
 pub(crate) struct Callbacks {
     cache: NonNull<Cache>,
-    slot_idx: usize,
-    /// Whose callbacks they are; to look at while they run.
-    shrinker: *const bindings::shrinker,
 }
 
 // SAFETY: a `Cache` is shared between threads.
@@ -173,13 +168,9 @@ impl Callbacks {
     /// # Safety
     ///
     /// The cache must live until the shrinker registered with the result was freed.
-    pub(crate) unsafe fn new(
-        cache: NonNull<Cache>,
-        slot_idx: usize,
-        shrinker: *const bindings::shrinker,
-    ) -> Result<KBox<Callbacks>> {
+    pub(crate) unsafe fn new(cache: NonNull<Cache>) -> Result<KBox<Callbacks>> {
         // INVARIANT: the caller's promise.
-        Ok(KBox::new(Callbacks { cache, slot_idx, shrinker }, GFP_KERNEL)?)
+        Ok(KBox::new(Callbacks { cache }, GFP_KERNEL)?)
     }
 
     fn cache(&self) -> &Cache {
@@ -188,47 +179,32 @@ impl Callbacks {
     }
 }
 
-impl Callbacks {
-    fn count(&self, sc: &ShrinkControl<'_>, ledger: &model::Ledger) -> CountObjects {
+impl Shrinker for Callbacks {
+    fn count_objects(&self, sc: &ShrinkControl<'_>) -> CountObjects {
+        N_COUNT_CALLS.fetch_add(1, Relaxed);
         let cache = self.cache();
-        let result = if audit::forced() == Force::Nothing {
-            if !cache.spend_call() {
-                return CountObjects::new(0);
-            }
-            let (result, delay, ns) = cache.count.get();
-            cache.delay(delay, ns);
-            result
-        } else {
-            behave::HONEST
-        };
-        let n = cache.n_freeable(sc);
-        let counted = match (result, n) {
-            (behave::STOP, _) | (behave::HALF, 0) => CountObjects::EMPTY,
-            // As superblocks do.
-            (behave::HONEST, 0) if ledger.memcg_aware() => CountObjects::EMPTY,
+        if !cache.spend_call() {
+            return CountObjects::new(0);
+        }
+        let (result, delay, ns) = cache.count.get();
+        cache.delay(delay, ns);
+        match (result, cache.n_freeable(sc)) {
+            (behave::HALF, 0) | (behave::STOP, _) => CountObjects::EMPTY,
             (behave::HONEST | behave::HALF, n) => CountObjects::new(n),
             (behave::LIE, _) => CountObjects::new(LIE),
             _ => CountObjects::new(0),
-        };
-        if counted.is_empty() && n != 0 {
-            ledger.lied_empty.store(true, Relaxed);
         }
-        counted
     }
 
-    fn scan(&self, sc: &mut ShrinkControl<'_>) -> ScanObjects {
+    fn scan_objects(&self, sc: &mut ShrinkControl<'_>) -> ScanObjects {
+        N_SCAN_CALLS.fetch_add(1, Relaxed);
         let cache = self.cache();
-        let n = sc.nr_to_scan();
-        match audit::forced() {
-            Force::Nothing => {}
-            Force::Stop => return ScanObjects::STOP,
-            Force::Honest => return ScanObjects::new(cache.free_up_to(sc, n)),
-        }
         if !cache.spend_call() {
             return ScanObjects::STOP;
         }
         let (result, delay, ns) = cache.scan.get();
         cache.delay(delay, ns);
+        let n = sc.nr_to_scan();
         match result {
             behave::HONEST => ScanObjects::new(cache.free_up_to(sc, n)),
             behave::HALF => ScanObjects::new(cache.free_up_to(sc, n / 2)),
@@ -236,29 +212,5 @@ impl Callbacks {
             behave::LIE => ScanObjects::new(n),
             _ => ScanObjects::new(0),
         }
-    }
-}
-
-impl Shrinker for Callbacks {
-    fn count_objects(&self, sc: &ShrinkControl<'_>) -> CountObjects {
-        N_COUNT_CALLS.fetch_add(1, Relaxed);
-        let call = Call::begin(self.slot_idx, sc);
-        audit::counting(&call, self.shrinker, self.cache());
-        let counted = self.count(sc, call.ledger);
-        call.counted(counted.n(), counted.is_empty(), true);
-        counted
-    }
-
-    fn scan_objects(&self, sc: &mut ShrinkControl<'_>) -> ScanObjects {
-        N_SCAN_CALLS.fetch_add(1, Relaxed);
-        let call = Call::begin(self.slot_idx, sc);
-        call.scanning(sc);
-        let scanned = self.scan(sc);
-        call.scanned(sc, scanned.n());
-        scanned
-    }
-
-    fn freed(&self) {
-        model::ledger(self.slot_idx).freed(self.slot_idx);
     }
 }

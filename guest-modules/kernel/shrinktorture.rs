@@ -9,7 +9,6 @@
 //! | `cache.rs` | what the shrinkers shrink, the callbacks and their budgets |
 //! | `lru.rs` | a `list_lru` and who owns its items |
 //! | `item.rs` | allocation of the items |
-//! | `model.rs`, `model_watch.rs`, `model_audit.rs` | whether the kernel keeps the shrinker contract |
 //! | `clock.rs` | delays and preemption timers |
 //! | `shrinker.rs` | safe abstraction over shrinkers |
 //! | `chrdev.rs` | safe abstraction over an ioctl-only device |
@@ -30,9 +29,6 @@ mod item;
 #[path = "../abi/src/layout.rs"]
 mod layout;
 mod lru;
-mod model;
-mod model_audit;
-mod model_watch;
 mod shrinker;
 mod slots;
 
@@ -41,7 +37,6 @@ use core::ffi::CStr;
 use core::sync::atomic::Ordering::Relaxed;
 use kernel::ffi::c_long;
 use kernel::prelude::*;
-use layout::model::Audit;
 use layout::{ioc, kind, lru_mode, IoctlInfo, IoctlOp, Op};
 use lru::FileBy;
 
@@ -101,22 +96,6 @@ impl Ioctl for Device {
             ioc::RESET => {
                 clock::cancel_timers();
                 slots::reset()?;
-                model::reset();
-            }
-            ioc::WATCH_BEGIN => {
-                // SAFETY: integers only.
-                model_watch::begin(&unsafe { chrdev::read_user(arg)? });
-            }
-            ioc::WATCH_END => {
-                // SAFETY: integers only.
-                model_watch::end(&unsafe { chrdev::read_user(arg)? });
-            }
-            ioc::AUDIT => {
-                // SAFETY: integers only.
-                let mut audit: Audit = unsafe { chrdev::read_user(arg)? };
-                model_audit::execute(&mut audit)?;
-                // SAFETY: six u32 and bytes, no padding (size asserted in model.rs of the ABI).
-                unsafe { chrdev::write_user(arg, &audit)? };
             }
             _ => return Err(ENOTTY),
         }

@@ -31,15 +31,13 @@
 //! No lock is held over any of it.
 
 use crate::cache::{Cache, Callbacks};
+use crate::clock;
 use crate::layout::{alloc_flag, N_SLOTS};
-use crate::model::NAME_BYTES;
 use crate::shrinker::{Flags, RegisteredShrinker, UnregisteredShrinker};
-use crate::{clock, model};
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering::*};
-use kernel::bindings;
 use kernel::prelude::*;
 
 const EMPTY: u32 = 0;
@@ -50,8 +48,6 @@ const REGISTERING: u32 = 4;
 const REGISTERED: u32 = 5;
 const FREEING: u32 = 6;
 const CLOSING: u32 = 7;
-/// Registered, and being looked at by the audit.
-const AUDITING: u32 = 9;
 /// The state's bits in the word; users are counted above.
 const STATE_MASK: u32 = 0xff;
 const ONE_USER: u32 = 0x100;
@@ -66,7 +62,7 @@ static SLOTS: [Slot; N_SLOTS] = [const { Slot::new() }; N_SLOTS];
 enum Held {
     Nothing,
     Unregistered(UnregisteredShrinker),
-    Registered(RegisteredShrinker<Callbacks>),
+    Registered(#[allow(dead_code, reason = "held to be dropped")] RegisteredShrinker<Callbacks>),
 }
 
 /// One slot.
@@ -91,20 +87,6 @@ pub(crate) fn get(slot_idx: u8) -> Result<&'static Slot> {
 /// Slots that are not empty.
 pub(crate) fn n_held() -> u32 {
     SLOTS.iter().filter(|slot| slot.word.load(Relaxed) & STATE_MASK != EMPTY).count() as u32
-}
-
-/// Runs `f` on a slot's shrinker if that is registered. Meant for when no other thread executes ops.
-pub(crate) fn with_registered<R>(slot_idx: usize, f: impl FnOnce(&bindings::shrinker) -> R) -> Result<R> {
-    let slot = SLOTS.get(slot_idx).ok_or(EINVAL)?;
-    slot.go(REGISTERED, AUDITING)?;
-    // SAFETY: we own the slot.
-    let result = match unsafe { &*slot.shrinker.get() } {
-        // SAFETY: registered and not freed while we own the slot; what reclaim changes in it are atomics.
-        Held::Registered(shrinker) => Ok(f(unsafe { &*shrinker.as_ptr() })),
-        _ => Err(EAGAIN),
-    };
-    slot.release(AUDITING, REGISTERED);
-    result
 }
 
 /// Frees every slot. Meant for when no other thread executes ops; a slot that another one owns for more than a second
@@ -132,11 +114,6 @@ impl Slot {
             shrinker: UnsafeCell::new(Held::Nothing),
             cache: AtomicPtr::new(ptr::null_mut()),
         }
-    }
-
-    /// Number of the slot.
-    fn idx(&self) -> usize {
-        (ptr::from_ref(self) as usize - SLOTS.as_ptr() as usize) / size_of::<Slot>()
     }
 
     /// Moves from one state to another, keeping the users.
@@ -172,9 +149,7 @@ impl Slot {
             }
         }
         let mut buffer = [0; NAME_BYTES];
-        let name = name(&mut buffer, slot_idx, name_seed);
-        let shrinker = UnregisteredShrinker::alloc(flags, name)?;
-        model::ledger(slot_idx.into()).begin(name);
+        let shrinker = UnregisteredShrinker::alloc(flags, name(&mut buffer, slot_idx, name_seed))?;
         let cache = Cache::new()?;
         // As superblocks do: the lru is tied to the shrinker if that was meant to be memcg-aware, whatever became of it.
         let tie = if bits & alloc_flag::MEMCG != 0 { shrinker.as_ptr() } else { ptr::null_mut() };
@@ -208,29 +183,18 @@ impl Slot {
     fn register_owned(&self) -> Result {
         let cache = NonNull::new(self.cache.load(Acquire)).ok_or(EAGAIN)?;
         // SAFETY: `free` frees the shrinker before it takes the cache.
-        let callbacks =
-            |shrinker: &UnregisteredShrinker| unsafe { Callbacks::new(cache, self.idx(), shrinker.as_ptr()) };
+        let callbacks = unsafe { Callbacks::new(cache)? };
         // SAFETY: we own the slot.
         let held = unsafe { &mut *self.shrinker.get() };
-        let Held::Unregistered(shrinker) = held else { return Err(EAGAIN) };
-        let callbacks = callbacks(shrinker)?;
-        let ledger = model::ledger(self.idx());
-        // SAFETY: the slot's cache, which we own.
-        let lru = unsafe { &cache.as_ref().lru };
-        // SAFETY: not registered, so nobody changes it.
-        ledger.registering(unsafe { &*shrinker.as_ptr() }, lru.allocations_succeed());
         if let Held::Unregistered(shrinker) = core::mem::replace(held, Held::Nothing) {
             *held = Held::Registered(shrinker.register(callbacks));
         }
-        lru.registered();
-        ledger.registered(lru.allocations_succeed());
         Ok(())
     }
 
     /// `shrinker_free()`, then everything else in the order given in the head of the file.
     pub(crate) fn free(&self) -> Result {
         self.go(REGISTERED, FREEING).or_else(|_| self.go(ALLOCATED, FREEING))?;
-        model::ledger(self.idx()).registered.store(false, Release);
         // SAFETY: we own the slot.
         let held = unsafe { core::mem::replace(&mut *self.shrinker.get(), Held::Nothing) };
         drop(held);
@@ -260,6 +224,9 @@ impl Slot {
         result
     }
 }
+
+/// Room for the longest name.
+const NAME_BYTES: usize = 192;
 
 /// Name of a slot's shrinker: `st<slot>-`, by which debugfs entries are told apart, and a tail that `seed` picks: short,
 /// long, longer than debugfs keeps (the entry then loses its number), with what looks like a format, with a slash

@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The op as it travels, and the ioctls of `/dev/shrinktorture` and `/dev/canary`.
 
-#[path = "model.rs"]
-pub mod model;
-
 /// First word of every structure that crosses the guest boundary ("SHRT").
 pub const ABI_MAGIC: u32 = 0x5348_5254;
 /// Raised whenever a layout or the meaning of an op changes.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 1;
 
 /// Shrinkers a program can hold at once.
 pub const N_SLOTS: usize = 16;
@@ -190,10 +187,7 @@ pub struct IoctlInfo {
 
 /// ioctl numbers (`_IOWR('S', nr, type)` and `_IO('S', nr)`).
 pub mod ioc {
-    use super::{
-        IoctlInfo, IoctlOp,
-        model::{Audit, Watch},
-    };
+    use super::{IoctlInfo, IoctlOp};
     const fn iowr(nr: u32, size: usize) -> u32 {
         (3 << 30) | ((size as u32) << 16) | ((b'S' as u32) << 8) | nr
     }
@@ -205,12 +199,6 @@ pub mod ioc {
     pub const RESET: u32 = ((b'S' as u32) << 8) | 3;
     /// `/dev/canary`: argument is a [`super::canary`] kind; arms the misbehaviour.
     pub const CANARY: u32 = ((b'S' as u32) << 8) | 4;
-    /// What the calling thread is about to do, so that callbacks know who calls them.
-    pub const WATCH_BEGIN: u32 = iowr(5, size_of::<Watch>());
-    /// It is done; what it promised is checked.
-    pub const WATCH_END: u32 = iowr(6, size_of::<Watch>());
-    /// One step of the audit after a program.
-    pub const AUDIT: u32 = iowr(7, size_of::<Audit>());
 }
 
 /// Ways the canary module misbehaves, each in a callback of a shrinker of its own.

@@ -13,7 +13,7 @@ use std::{
 use abi::{
     layout::{N_THREADS, Op, ioc},
     ops,
-    program::{WIRE_MAX, WireThread, decode, is_deep},
+    program::{WIRE_MAX, WireThread, decode},
     shm::{
         DATA_BYTES, DATA_OFFSET, Header, PROGRAMS_BYTES, PROGRAMS_OFFSET, ProgramRef, ProgramResult,
         RESULTS_OFFSET, flag, state, status,
@@ -25,7 +25,6 @@ use nix::{
 };
 
 use crate::{
-    audit::Auditor,
     boot::{Context, Result, put},
     log, sys,
     user_ops::Groups,
@@ -46,7 +45,6 @@ pub struct Runner<'a> {
     watch: Watch,
     data_used: usize,
     groups: Groups,
-    auditor: Auditor,
 }
 
 impl<'a> Runner<'a> {
@@ -61,7 +59,6 @@ impl<'a> Runner<'a> {
             watch,
             data_used: 0,
             groups: Groups::default(),
-            auditor: Auditor::new(),
         })
     }
 
@@ -111,12 +108,7 @@ impl<'a> Runner<'a> {
             self.world.shm.write(result_at, result);
             return Ok(state::DEADLINE);
         }
-        let deep = is_deep(&bytes);
-        let device = self.world.device;
-        self.auditor.before_reset(device, deep).context("audit the program's shrinkers")?;
         self.clean_up()?;
-        let deterministic = header.flags & flag::EXIT_WHEN_DONE != 0;
-        self.auditor.after_reset(device, deep, deterministic).context("audit what is left")?;
         result.status = status::DONE;
         self.world.shm.write(result_at, result);
         match self.watch.complaint() {

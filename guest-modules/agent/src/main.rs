@@ -6,7 +6,6 @@
 //! Nothing here depends on host time: with the batch in place before the guest runs, the guest's whole course is a
 //! function of its inputs.
 
-mod audit;
 mod batch;
 mod boot;
 mod control;
@@ -15,7 +14,6 @@ mod log;
 mod sys;
 mod user_ops;
 mod watch;
-mod watched;
 mod worker;
 
 use std::{

@@ -6,6 +6,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
+    os::unix::fs::MetadataExt,
     path::PathBuf,
     time::Duration,
 };
@@ -15,7 +16,7 @@ use abi::{
     program::WireThread,
 };
 
-use crate::{sys, watched, worker::World};
+use crate::{control::Control, sys};
 
 /// Where the unified hierarchy is mounted.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
@@ -23,8 +24,7 @@ pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 pub const CGROUP_PARENT: &str = "/sys/fs/cgroup/st";
 /// A tmpfs for [`kind::FILES`].
 pub const SCRATCH: &str = "/scratch";
-/// One folder for each shrinker.
-pub const SHRINKERS: &str = "/sys/kernel/debug/shrinker";
+const SHRINKERS: &str = "/sys/kernel/debug/shrinker";
 
 /// Folder of a program's memory cgroup.
 pub fn group(memcg: u8) -> PathBuf {
@@ -32,24 +32,21 @@ pub fn group(memcg: u8) -> PathBuf {
 }
 
 /// Executes one op that is not the module's.
-pub fn run(op: &Op, world: &World<'_>) -> i32 {
+pub fn run(op: &Op, control: &Control) -> i32 {
     let result = match op.kind {
         kind::MEMCG_CREATE => fs::create_dir(group(op.memcg)).map(|()| 0),
         kind::MEMCG_REMOVE => fs::remove_dir(group(op.memcg)).map(|()| 0),
         kind::MEMCG_ENTER => enter(op.memcg),
         kind::MEMCG_RECLAIM => write(group(op.memcg).join("memory.reclaim"), &format!("{}K", op.a)),
         kind::MEMCG_MAX => write(group(op.memcg).join("memory.max"), &format!("{}K", op.a)),
-        kind::DROP_CACHES => watched::drop_caches(world.device, op.a),
+        // The table counts from 0, the file from 1: pages, slab, both.
+        kind::DROP_CACHES => write("/proc/sys/vm/drop_caches".into(), ["2", "1", "3"][op.a as usize % 3]),
         kind::PRESSURE => sys::touch_anonymous(op.a as usize * 1024).map(|()| 0),
         kind::FILES => files(op.a),
-        kind::DEBUGFS_COUNT => debugfs(op.slot, "count")
-            .and_then(File::open)
-            .and_then(|file| watched::debugfs_count(world.device, file)),
-        kind::DEBUGFS_SCAN => debugfs(op.slot, "scan")
-            .and_then(|path| File::options().write(true).open(path))
-            .and_then(|file| watched::debugfs_scan(world.device, op, file)),
+        kind::DEBUGFS_COUNT => debugfs(op.slot, "count").and_then(read),
+        kind::DEBUGFS_SCAN => debugfs_scan(op),
         kind::DEBUGFS_WALK => debugfs_walk(),
-        kind::BARRIER => Ok(i32::from(world.control.barrier(op.a as usize))),
+        kind::BARRIER => Ok(i32::from(control.barrier(op.a as usize))),
         kind::SLEEP => {
             std::thread::sleep(Duration::from_micros(op.a.into()));
             Ok(0)
@@ -104,6 +101,12 @@ fn write(path: PathBuf, text: &str) -> io::Result<i32> {
     Ok(0)
 }
 
+fn read(path: PathBuf) -> io::Result<i32> {
+    let mut bytes = Vec::new();
+    File::open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes.len() as i32)
+}
+
 fn files(n: u32) -> io::Result<i32> {
     let pid = std::process::id();
     for i in 0..n {
@@ -126,6 +129,13 @@ fn debugfs(slot: u8, file: &str) -> io::Result<PathBuf> {
         }
     }
     Err(io::Error::from_raw_os_error(libc::ENOENT))
+}
+
+fn debugfs_scan(op: &Op) -> io::Result<i32> {
+    let path = debugfs(op.slot, "scan")?;
+    // 0 stands for "no memcg", which is what shrinkers that are not memcg-aware want.
+    let inode = if op.memcg == MEMCG_ROOT { 0 } else { fs::metadata(group(op.memcg))?.ino() };
+    write(path, &format!("{inode} {} {}", op.nid, op.a))
 }
 
 fn debugfs_walk() -> io::Result<i32> {

@@ -151,7 +151,7 @@ fn run_thread(
 
 fn run_op(op: &Op, world: World<'_>) -> i32 {
     if op.kind >= kind::USER_FIRST {
-        return user_ops::run(op, &world);
+        return user_ops::run(op, &world.control);
     }
     let mut request = IoctlOp { op: *op, result: 0 };
     match sys::ioctl_struct(world.device, ioc::OP, &mut request) {

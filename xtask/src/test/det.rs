@@ -15,7 +15,7 @@ use harness::{
     epoch::{Epoch, EpochEnd, EpochOutcome},
     oracle,
     pool::Pool,
-    program::{Audit, OpText, Program, Schedule, Thread},
+    program::{OpText, Program, Schedule, Thread},
 };
 
 use super::checks::Checks;
@@ -90,7 +90,7 @@ fn clean(prepared: &Prepared) -> Result<()> {
 fn every_op(prepared: &Prepared) -> Result<()> {
     let ops: Vec<Op> = OPS.iter().map(|spec| Op { kind: spec.kind, ..Op::default() }.fixup()).collect();
     let thread = Thread { cpu: 0, ops: ops.clone() };
-    let program = Program { schedule: Schedule::default(), audit: Audit::Deep, threads: vec![thread] };
+    let program = Program { schedule: Schedule::default(), threads: vec![thread] };
     let outcome = prepared.pool()?.run(Epoch { programs: vec![program], ..Epoch::default() });
     ensure_clean(&outcome)?;
     let results = &outcome.programs[0].op_results;
