@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The parallel engine: true concurrency, a guest that lives on, batches streamed into it. Not replayable.
 //!
-//! The guest sleeps at its doorbell between batches. After anything but a clean batch it is thrown away.
+//! Batches are announced and answered in shared memory, which both sides look at: nothing there depends on the guest's
+//! interrupts. After anything but a clean batch the guest is thrown away.
 
 use std::{
     fs,
-    io::{Read, Write},
-    os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
 
-use abi::shm::{flag, state};
+use abi::shm::{Header, flag, state};
 
 use crate::{
     det::{BOOT_LIMIT, Limits, epoch_end, tail},
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How often a busy guest is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// A guest that streams, booted when first needed.
 pub struct Stream {
@@ -36,7 +36,6 @@ pub struct Stream {
 
 struct Live {
     machine: Machine,
-    bell: UnixStream,
     seq: u32,
     console_len: u64,
     leaks: Leaks,
@@ -78,9 +77,11 @@ impl Stream {
         let shm = &live.machine.shm;
         shm.put_batch(epoch, live.seq, epoch.flags(), limits.op_deadline)
             .map_err(|e| MachineError::io("write the batch", e))?;
-        live.bell.write_all(&[1]).map_err(|e| MachineError::io("ring the doorbell", e))?;
         let running = Instant::now();
-        let end = wait_bell(live, limits.wall);
+        let seq = live.seq;
+        let end = wait(live, limits.wall, |header| {
+            header.done_seq == seq && ![state::READY, state::RUNNING].contains(&header.state)
+        });
         let in_guest = running.elapsed();
         let header = live.machine.shm.header();
         let console = new_console(live);
@@ -102,18 +103,14 @@ fn boot(
 ) -> Result<Live, MachineError> {
     let memory = Memory::Private;
     let plan =
-        Plan { guest, schedule, execution, leaks, start: Start::Boot, memory: &memory, doorbell: true };
+        Plan { guest, schedule, execution, leaks, start: Start::Boot, memory: &memory, doorbell: false };
     let machine = Machine::start(plan, run_dir, |shm| {
         let known = if leaks == Leaks::Track { flag::LEAK_SCAN } else { 0 };
-        shm.set_flags(flag::DOORBELL | known);
+        shm.set_flags(known);
         Ok(())
     })?;
-    let bell_path = machine.doorbell();
-    let bell = UnixStream::connect(&bell_path)
-        .and_then(|bell| bell.set_read_timeout(Some(LOOK_EVERY)).map(|()| bell))
-        .map_err(|e| MachineError::io(bell_path.display().to_string(), e))?;
-    let mut live = Live { machine, bell, seq: 0, console_len: 0, leaks };
-    let end = wait_bell(&mut live, BOOT_LIMIT);
+    let mut live = Live { machine, seq: 0, console_len: 0, leaks };
+    let end = wait(&mut live, BOOT_LIMIT, |header| header.state != state::BOOTING);
     let console = new_console(&mut live);
     match end {
         None if live.machine.shm.header().state == state::READY => Ok(live),
@@ -124,14 +121,12 @@ fn boot(
     }
 }
 
-/// Waits for the guest to ring; `Some` when the machine ended or was killed instead.
-fn wait_bell(live: &mut Live, limit: Duration) -> Option<MachineEnd> {
+/// Waits for what the guest is to write; `Some` when the machine ended or was killed instead.
+fn wait(live: &mut Live, limit: Duration, is_there: impl Fn(&Header) -> bool) -> Option<MachineEnd> {
     let deadline = Instant::now() + limit;
     loop {
-        match live.bell.read(&mut [0]) {
-            Ok(n) if n > 0 => return None,
-            // The other end is closed, or nothing yet: the process says which.
-            _ => {}
+        if is_there(&live.machine.shm.header()) {
+            return None;
         }
         if let Some(end) = live.machine.poll_end() {
             return Some(end);
@@ -140,6 +135,7 @@ fn wait_bell(live: &mut Live, limit: Duration) -> Option<MachineEnd> {
             live.machine.kill();
             return Some(MachineEnd::Killed(format!("no answer within {} s of wall time", limit.as_secs())));
         }
+        thread::sleep(LOOK_EVERY);
     }
 }
 
