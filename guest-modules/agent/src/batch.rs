@@ -27,7 +27,7 @@ use nix::{
 use crate::{
     boot::{Context, Result, put},
     log, sys,
-    user_ops::Leftovers,
+    user_ops::Groups,
     watch::Watch,
     worker::{Worker, World},
 };
@@ -44,7 +44,7 @@ pub struct Runner<'a> {
     workers: Vec<Worker>,
     watch: Watch,
     data_used: usize,
-    leftovers: Leftovers,
+    groups: Groups,
 }
 
 impl<'a> Runner<'a> {
@@ -58,7 +58,7 @@ impl<'a> Runner<'a> {
             workers: workers.context("fork a worker")?,
             watch,
             data_used: 0,
-            leftovers: Leftovers::new().context("look at a fresh guest")?,
+            groups: Groups::default(),
         })
     }
 
@@ -95,7 +95,7 @@ impl<'a> Runner<'a> {
         let mut result =
             ProgramResult { status: status::RUNNING, start_ns: sys::now_ns(), ..ProgramResult::default() };
         self.world.shm.write(result_at, result);
-        self.leftovers.note(&threads);
+        self.groups.note(&threads);
         self.world.control.reset(n_threads);
         for worker in &mut self.workers[..n_threads] {
             worker.start(place.offset, place.len).context("start a worker")?;
@@ -181,7 +181,7 @@ impl<'a> Runner<'a> {
     fn clean_up(&mut self) -> Result<()> {
         // A shrinker_free() that never returns stops PID 1 here; the hung-task detector then reports it.
         sys::ioctl_value(self.world.device, ioc::RESET.into(), 0).context("reset the module")?;
-        self.leftovers.clear();
+        self.groups.remove();
         Ok(())
     }
 

@@ -10,7 +10,6 @@ mod batch;
 mod boot;
 mod control;
 mod cover;
-mod ext4;
 mod log;
 mod sys;
 mod user_ops;

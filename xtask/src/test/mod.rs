@@ -11,7 +11,6 @@ mod checks;
 mod cli;
 mod det;
 mod machines;
-mod ops;
 mod rust;
 mod tidy;
 
@@ -76,7 +75,7 @@ fn run_parts(args: &TestArgs, tally: &mut Tally) -> Result<()> {
     tally.part("rust", only, rust::run);
     if !Checks::any(
         only,
-        &[cli::NAMES, det::NAMES, machines::NAMES, ops::NAMES, canaries::NAMES, campaign::NAMES].concat(),
+        &[cli::NAMES, det::NAMES, machines::NAMES, canaries::NAMES, campaign::NAMES].concat(),
     ) {
         return Ok(());
     }
@@ -89,7 +88,6 @@ fn run_parts(args: &TestArgs, tally: &mut Tally) -> Result<()> {
         tally.part("boot", only, |checks| {
             machines::run(checks, &prepared);
             det::run(checks, &prepared);
-            ops::run(checks, &prepared);
             canaries::deterministic(checks, &prepared);
             if !args.quick {
                 campaign::run(checks, &prepared);
