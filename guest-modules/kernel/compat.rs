@@ -199,6 +199,25 @@ pub(crate) fn node_online(nid: usize) -> bool {
     nid < 64 && word >> nid & 1 != 0
 }
 
+/// `lockdep_on()` and `lockdep_off()` (include/linux/lockdep.h), for the calling task.
+pub(crate) fn lockdep_watch(on: bool) {
+    #[cfg(CONFIG_LOCKDEP)]
+    {
+        const LOCKDEP_OFF: u32 = 1 << 16;
+        // SAFETY: the current task lives while it runs.
+        let recursion = unsafe { &raw mut (*bindings::get_current()).lockdep_recursion };
+        // SAFETY: only the task itself, and interrupts in a balanced way, write the field.
+        unsafe {
+            let value = ptr::read_volatile(recursion);
+            if on == (value >= LOCKDEP_OFF) {
+                ptr::write_volatile(recursion, value ^ LOCKDEP_OFF);
+            }
+        }
+    }
+    #[cfg(not(CONFIG_LOCKDEP))]
+    let _ = on;
+}
+
 /// The CPU the caller runs on; a hint unless preemption is off.
 pub(crate) fn raw_smp_processor_id() -> usize {
     // SAFETY: the current task lives while it runs, and thread_info is its first field (THREAD_INFO_IN_TASK).

@@ -97,6 +97,7 @@ impl Ioctl for Device {
                 clock::cancel_timers();
                 slots::reset()?;
             }
+            ioc::LOCKDEP => compat::lockdep_watch(arg != 0),
             _ => return Err(ENOTTY),
         }
         Ok(0)

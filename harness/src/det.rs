@@ -133,7 +133,6 @@ fn take_snapshot(
         leaks,
         start: Start::Boot,
         memory: &memory,
-        doorbell: false,
     };
     fs::create_dir_all(dir).map_err(|e| MachineError::io(dir.display().to_string(), e))?;
     let run_dir = dir.join("run");
@@ -236,7 +235,6 @@ pub fn run_epoch(
         leaks: epoch.leaks(),
         start: Start::Incoming,
         memory: &memory,
-        doorbell: false,
     };
     let state = snapshot.dir.join(STATE_FILE);
     run(plan, Some(&state), epoch, limits, run_dir)
@@ -257,7 +255,6 @@ pub fn run_from_power_on(
         leaks: epoch.leaks(),
         start: Start::Boot,
         memory: &Memory::Private,
-        doorbell: false,
     };
     run(plan, None, epoch, limits, run_dir)
 }

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use abi::shm::{DOORBELL_PORT, PORT_EXIT, PORT_PVPANIC, SHM_BYTES};
+use abi::shm::{PORT_EXIT, PORT_PVPANIC, SHM_BYTES};
 use serde::{Deserialize, Serialize};
 
 use crate::program::Schedule;
@@ -97,8 +97,6 @@ pub struct Plan<'a> {
     pub start: Start,
     /// Where guest memory lives.
     pub memory: &'a Memory<'a>,
-    /// Attach a doorbell.
-    pub doorbell: bool,
 }
 
 /// Files that host and guest talk through.
@@ -110,8 +108,6 @@ pub struct Wires<'a> {
     pub console: &'a Path,
     /// Socket for QMP.
     pub qmp: &'a Path,
-    /// Socket of the doorbell; parallel engine only.
-    pub doorbell: Option<&'a Path>,
 }
 
 /// Boot arguments every guest gets. A kernel that complains stops at once: nothing after the first report is evidence.
@@ -214,7 +210,7 @@ fn file_memory(dir: &Path, node: u32, size_mib: u32, share: &str) -> String {
 }
 
 fn devices(wires: &Wires<'_>) -> Vec<OsString> {
-    let mut args = words(&[
+    words(&[
         "-object",
         &format!("memory-backend-file,id=shm,size={SHM_BYTES},mem-path={},share=on", escape(wires.shm)),
         "-device",
@@ -229,18 +225,7 @@ fn devices(wires: &Wires<'_>) -> Vec<OsString> {
         "chardev:console",
         "-qmp",
         &format!("unix:{},server=on,wait=off", escape(wires.qmp)),
-    ]);
-    if let Some(doorbell) = wires.doorbell {
-        args.extend(words(&[
-            "-device",
-            "virtio-serial-pci",
-            "-chardev",
-            &format!("socket,id=doorbell,path={},server=on,wait=off", escape(doorbell)),
-            "-device",
-            &format!("virtserialport,chardev=doorbell,name={DOORBELL_PORT}"),
-        ]));
-    }
-    args
+    ])
 }
 
 /// QEMU's option parser wants commas doubled.

@@ -96,18 +96,12 @@ impl Machine {
     ) -> Result<Machine, MachineError> {
         fs::create_dir_all(run_dir).map_err(|e| MachineError::io(run_dir.display().to_string(), e))?;
         let (shm_path, console, qmp) = (run_dir.join("shm"), console_path(run_dir), run_dir.join("qmp"));
-        let doorbell = doorbell_path(run_dir);
-        for stale in [&console, &qmp, &doorbell] {
+        for stale in [&console, &qmp] {
             let _ = fs::remove_file(stale);
         }
         let shm = Shm::create(&shm_path).map_err(|e| MachineError::io(shm_path.display().to_string(), e))?;
         fill(&shm).map_err(|e| MachineError::io("write the batch", e))?;
-        let wires = Wires {
-            shm: &shm_path,
-            console: &console,
-            qmp: &qmp,
-            doorbell: plan.doorbell.then_some(doorbell.as_path()),
-        };
+        let wires = Wires { shm: &shm_path, console: &console, qmp: &qmp };
         let args = arguments(&plan, &wires);
         let stderr = fs::File::create(stderr_path(run_dir)).map_err(|e| MachineError::io("qemu.log", e))?;
         let mut command = Command::new(&plan.guest.qemu);
@@ -137,11 +131,6 @@ impl Machine {
     /// Where the console log is.
     pub fn console(&self) -> PathBuf {
         console_path(&self.run_dir)
-    }
-
-    /// Socket of the doorbell.
-    pub fn doorbell(&self) -> PathBuf {
-        doorbell_path(&self.run_dir)
     }
 
     /// Has it ended, and how? Enforces the limit on the console.
@@ -184,10 +173,6 @@ impl Drop for Machine {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn doorbell_path(run_dir: &Path) -> PathBuf {
-    run_dir.join("bell")
 }
 
 fn stderr_path(run_dir: &Path) -> PathBuf {

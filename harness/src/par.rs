@@ -102,8 +102,7 @@ fn boot(
     leaks: Leaks,
 ) -> Result<Live, MachineError> {
     let memory = Memory::Private;
-    let plan =
-        Plan { guest, schedule, execution, leaks, start: Start::Boot, memory: &memory, doorbell: false };
+    let plan = Plan { guest, schedule, execution, leaks, start: Start::Boot, memory: &memory };
     let machine = Machine::start(plan, run_dir, |shm| {
         let known = if leaks == Leaks::Track { flag::LEAK_SCAN } else { 0 };
         shm.set_flags(known);

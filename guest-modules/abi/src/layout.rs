@@ -199,6 +199,8 @@ pub mod ioc {
     pub const RESET: u32 = ((b'S' as u32) << 8) | 3;
     /// `/dev/canary`: argument is a [`super::canary`] kind; arms the misbehaviour.
     pub const CANARY: u32 = ((b'S' as u32) << 8) | 4;
+    /// 0: lockdep looks away from the calling thread; else: it looks again.
+    pub const LOCKDEP: u32 = ((b'S' as u32) << 8) | 5;
 }
 
 /// Ways the canary module misbehaves, each in a callback of a shrinker of its own.

@@ -73,10 +73,8 @@ pub mod flag {
     pub const LEAK_SCAN: u32 = 2;
     /// Ask to be paused when ready, for a snapshot, unless a batch is waiting.
     pub const PAUSE_WHEN_READY: u32 = 4;
-    /// Batches are announced at the doorbell; without it the agent looks for them.
-    pub const DOORBELL: u32 = 8;
     /// Coverage records are the low halves of program counters, each once a thread, instead of edges.
-    pub const PCS: u32 = 16;
+    pub const PCS: u32 = 8;
 }
 
 /// Values of [`Header::state`].
@@ -151,8 +149,6 @@ pub const PORT_PVPANIC: u16 = 0x505;
 pub const PORT_EXIT: u16 = 0xf4;
 /// Value for [`PORT_EXIT`] when the batch ran to its end or was ended by the agent.
 pub const EXIT_DONE: u8 = 0x31;
-/// Name of the virtio-serial port that serves as doorbell of the parallel engine.
-pub const DOORBELL_PORT: &str = "shrinktorture.doorbell";
 
 const _: () = assert!(size_of::<Header>() == 80 && size_of::<ProgramResult>() == 48);
 const _: () = assert!(RESULTS_OFFSET + BATCH_MAX * size_of::<ProgramResult>() <= DATA_OFFSET);

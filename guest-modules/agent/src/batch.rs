@@ -2,6 +2,7 @@
 //! Runs a batch: program after program, until all are done or the kernel complains.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     mem::offset_of,
@@ -36,6 +37,8 @@ use crate::{
 const LOOK_EVERY_MS: u16 = 1000;
 /// kmemleak reports objects that are at least 5 s old.
 const LEAK_AGE: Duration = Duration::from_secs(6);
+/// Lost objects shown at most.
+const LEAKS_SHOWN: usize = 16;
 const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
 
 /// Everything that outlives a batch.
@@ -221,21 +224,74 @@ impl<'a> Runner<'a> {
     fn leaks(&mut self) -> Result<bool> {
         for _ in 0..2 {
             thread::sleep(LEAK_AGE);
-            put(KMEMLEAK, "scan")?;
+            scan(self.world.device)?;
         }
         let report = fs::read_to_string(KMEMLEAK).context(KMEMLEAK)?;
-        for line in report.lines() {
-            log::say(&format!("kmemleak: {line}"));
+        for object in one_of_each(&report) {
+            for line in object {
+                log::say(&format!("kmemleak: {line}"));
+            }
         }
         Ok(!report.trim().is_empty())
     }
 }
 
 /// Makes kmemleak forget what the boot left behind.
-pub fn forget_leaks() {
+pub fn forget_leaks(device: &File) {
     if File::open(KMEMLEAK).is_ok() {
         thread::sleep(LEAK_AGE);
-        let _ = put(KMEMLEAK, "scan");
+        let _ = scan(device);
         let _ = put(KMEMLEAK, "clear");
+    }
+}
+
+/// The first object lost by each call chain, at most [`LEAKS_SHOWN`] of them: the console is slow, and the rest says no more.
+fn one_of_each(report: &str) -> Vec<Vec<&str>> {
+    let mut objects: Vec<Vec<&str>> = Vec::new();
+    for line in report.lines() {
+        if line.starts_with("unreferenced object") || objects.is_empty() {
+            objects.push(Vec::new());
+        }
+        objects.last_mut().expect("one was pushed").push(line);
+    }
+    let mut chains = BTreeSet::new();
+    objects.retain(|object| {
+        let backtrace = object.iter().skip_while(|line| !line.trim_start().starts_with("backtrace"));
+        // The heading has a checksum of the object.
+        chains.insert(backtrace.skip(1).copied().collect::<Vec<_>>())
+    });
+    objects.truncate(LEAKS_SHOWN);
+    objects
+}
+
+/// Scans. Lockdep looks away: the scan takes and gives back millions of locks of its own, and would take several times as long.
+fn scan(device: &File) -> Result<()> {
+    let lockdep = |on| sys::ioctl_value(device, ioc::LOCKDEP.into(), on).context("lockdep");
+    lockdep(0)?;
+    let scanned = put(KMEMLEAK, "scan");
+    lockdep(1)?;
+    scanned
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_objects_lost_by_one_call_chain_the_first_is_shown() {
+        let object = |address: u32, function: &str| {
+            format!(
+                "unreferenced object 0x{address:x} (size 256):\n  comm \"init\", pid 1, jiffies 42\n  hex dump (first 32 bytes):\n    \
+                 00 01 ..\n  backtrace (crc {address:x}):\n    {function}+0x1/0x2\n    main+0x3/0x4\n"
+            )
+        };
+        let report = [object(1, "leak"), object(2, "leak"), object(3, "other"), object(4, "leak")].concat();
+        let shown = one_of_each(&report);
+        let firsts: Vec<&str> = shown.iter().map(|object| object[0]).collect();
+        assert_eq!(firsts, ["unreferenced object 0x1 (size 256):", "unreferenced object 0x3 (size 256):"]);
+        assert!(shown.iter().all(|object| object.len() == 7));
+        assert!(one_of_each("").is_empty());
+        let many: String = (0..100).map(|n| object(n, &format!("leak{n}"))).collect();
+        assert_eq!(one_of_each(&many).len(), LEAKS_SHOWN);
     }
 }

@@ -6,8 +6,6 @@ use std::{
     io::{self, Seek, SeekFrom, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    thread,
-    time::Duration,
 };
 
 use abi::{
@@ -29,10 +27,6 @@ use crate::{
 const IVSHMEM: (&str, &str) = ("0x1af4", "0x1110");
 /// Size of the zram swap device.
 const SWAP_BYTES: u64 = 64 << 20;
-/// How often and how many times the agent looks for the doorbell: ten minutes in all, for hosts that hardly get to it.
-const DOORBELL_LOOK_EVERY: Duration = Duration::from_millis(20);
-const DOORBELL_LOOKS: u32 = 30_000;
-
 /// An error with what was being done.
 pub type Result<T> = std::result::Result<T, String>;
 
@@ -144,25 +138,6 @@ fn find_pci((vendor, device): (&str, &str)) -> io::Result<Option<PathBuf>> {
         }
     }
     Ok(None)
-}
-
-/// The doorbell of the parallel engine. Its port is announced by a message of the host, so it may come late.
-pub fn doorbell() -> Result<File> {
-    for _ in 0..DOORBELL_LOOKS {
-        if let Some(bell) = find_doorbell() {
-            return Ok(bell);
-        }
-        thread::sleep(DOORBELL_LOOK_EVERY);
-    }
-    Err("the machine has no doorbell".to_owned())
-}
-
-fn find_doorbell() -> Option<File> {
-    let mut entries = fs::read_dir("/sys/class/virtio-ports").ok()?.flatten();
-    let port = entries.find(|entry| {
-        fs::read_to_string(entry.path().join("name")).is_ok_and(|name| name.trim() == abi::shm::DOORBELL_PORT)
-    })?;
-    File::options().read(true).write(true).open(Path::new("/dev").join(port.file_name())).ok()
 }
 
 /// Writes one byte to an I/O port.

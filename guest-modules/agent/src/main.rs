@@ -16,14 +16,7 @@ mod user_ops;
 mod watch;
 mod worker;
 
-use std::{
-    convert::Infallible,
-    fs::File,
-    io::{Read, Write},
-    mem::offset_of,
-    thread,
-    time::Duration,
-};
+use std::{convert::Infallible, fs::File, mem::offset_of, thread, time::Duration};
 
 use abi::{
     layout::{ABI_MAGIC, ABI_VERSION, ioc},
@@ -38,7 +31,7 @@ use crate::{
     worker::World,
 };
 
-/// How often a restored guest looks for its batch, in guest time.
+/// How often an idle guest looks for its batch, in guest time.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Guest time in which the console drains before the machine ends.
 const DRAIN: Duration = Duration::from_millis(100);
@@ -75,7 +68,7 @@ fn serve() -> Result<Infallible> {
     let world = World { shm, control: Control::new().context("control block")?, device: &device, n_cpus };
     let mut runner = Runner::new(world)?;
     if header.flags & (flag::PAUSE_WHEN_READY | flag::LEAK_SCAN) != 0 {
-        batch::forget_leaks();
+        batch::forget_leaks(&device);
     }
     shm.write(offset_of!(Header, guest_version), ABI_VERSION);
     shm.write(offset_of!(Header, guest_magic), ABI_MAGIC);
@@ -84,8 +77,6 @@ fn serve() -> Result<Infallible> {
 }
 
 fn serve_batches(shm: Mapping, runner: &mut Runner<'_>, canary: &File) -> Result<Infallible> {
-    let flags = shm.read::<Header>(0).flags;
-    let mut doorbell = if flags & flag::DOORBELL != 0 { Some(boot::doorbell()?) } else { None };
     let waits = |header: &Header| header.batch_seq != header.done_seq;
     set_state(shm, state::READY);
     let header: Header = shm.read(0);
@@ -93,16 +84,10 @@ fn serve_batches(shm: Mapping, runner: &mut Runner<'_>, canary: &File) -> Result
         thread::sleep(DRAIN);
         boot::out_byte(PORT_PVPANIC, 1).context("ask for a pause")?;
     }
-    if let Some(bell) = &mut doorbell {
-        bell.write_all(&[1]).context("ring the doorbell")?;
-    }
     loop {
         let header: Header = shm.read(0);
         if !waits(&header) {
-            match &mut doorbell {
-                Some(bell) => drop(bell.read(&mut [0]).context("wait at the doorbell")?),
-                None => thread::sleep(LOOK_EVERY),
-            }
+            thread::sleep(LOOK_EVERY);
             continue;
         }
         set_state(shm, state::RUNNING);
@@ -115,9 +100,6 @@ fn serve_batches(shm: Mapping, runner: &mut Runner<'_>, canary: &File) -> Result
         if header.flags & flag::EXIT_WHEN_DONE != 0 {
             thread::sleep(DRAIN);
             boot::out_byte(PORT_EXIT, EXIT_DONE).context("end the machine")?;
-        }
-        if let Some(bell) = &mut doorbell {
-            bell.write_all(&[1]).context("ring the doorbell")?;
         }
     }
 }

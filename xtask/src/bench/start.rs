@@ -111,7 +111,6 @@ fn plan<'a>(bench: &Bench<'_>, guest: &'a GuestConfig) -> Plan<'a> {
         leaks: Leaks::Ignore,
         start: Start::Boot,
         memory: &Memory::Private,
-        doorbell: bench.execution != Execution::Deterministic,
     }
 }
 
