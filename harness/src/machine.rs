@@ -13,7 +13,8 @@ use abi::shm::EXIT_DONE;
 use nix::sys::{prctl, signal::Signal};
 
 use crate::{
-    guest::{Plan, Wires, arguments},
+    guest::{Execution, Plan, Wires, arguments},
+    lockstep,
     qmp::{Qmp, QmpError},
     shm::Shm,
 };
@@ -70,6 +71,9 @@ pub enum MachineError {
     /// The guest did not get ready.
     #[error("{0}")]
     NotReady(String),
+    /// The deterministic engine cannot work.
+    #[error("{} ignores LD_PRELOAD: under the deterministic engine its runs would differ", .0.display())]
+    NoLockstep(PathBuf),
 }
 
 impl MachineError {
@@ -106,9 +110,18 @@ impl Machine {
         let stderr = fs::File::create(stderr_path(run_dir)).map_err(|e| MachineError::io("qemu.log", e))?;
         let mut command = Command::new(&plan.guest.qemu);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        if plan.execution == Execution::Deterministic {
+            let library = lockstep::install(run_dir).map_err(|e| MachineError::io("lockstep library", e))?;
+            command.env(lockstep::PRELOAD, library);
+        }
         let mut child = spawn_bound(&mut command)
             .map_err(|e| MachineError::io(format!("start {}", plan.guest.qemu.display()), e))?;
         match Qmp::connect(&qmp, CONNECT_TIMEOUT, || matches!(child.try_wait(), Ok(None))) {
+            Ok(_) if plan.execution == Execution::Deterministic && !lockstep::is_in(child.id()) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(MachineError::NoLockstep(plan.guest.qemu.clone()))
+            }
             Ok(qmp) => Ok(Machine { child, run_dir: run_dir.to_owned(), qmp, shm }),
             Err(source) => {
                 let _ = child.kill();
