@@ -59,10 +59,12 @@ const SYS_FUTEX: c_long = 202;
 const FUTEX_WAIT_PRIVATE: c_int = 128;
 const FUTEX_WAKE_PRIVATE: c_int = 129;
 const STDERR: c_int = 2;
-/// Bit of [`STATE`]: the main loop sleeps, and nothing that would wake it has happened. The other bits count the threads
-/// that are about to wake it.
+/// Bits of [`STATE`]. The main loop sleeps, and nothing that would wake it has happened.
 const QUIET: u32 = 1;
-const WAKER: u32 = 2;
+/// The main thread waits for a condition, perhaps for the vCPU thread: what would wake the main loop cannot reach it now.
+const WAITS: u32 = 2;
+/// The bits from here on count the threads that are about to wake the main loop.
+const WAKER: u32 = 4;
 /// Seconds that a thread waits for the main loop at most; then runs are no longer reproducible, and QEMU ends.
 const PATIENCE_SECS: u32 = 120;
 /// Descriptors that the main loop polls at most.
@@ -229,11 +231,11 @@ pub unsafe extern "C" fn pthread_cond_wait(condition: *mut c_void, mutex: *mut c
     // SAFETY: what this symbol is.
     let real: CondWait = unsafe { mem::transmute(COND_WAIT.get()) };
     if is_main() {
-        STATE.fetch_or(QUIET, SeqCst);
+        STATE.fetch_or(WAITS, SeqCst);
         wake_waiters();
         // SAFETY: the caller's promise.
         let result = unsafe { real(condition, mutex) };
-        STATE.fetch_and(!QUIET, SeqCst);
+        STATE.fetch_and(!WAITS, SeqCst);
         return result;
     }
     // SAFETY: the caller's promise.
@@ -242,7 +244,7 @@ pub unsafe extern "C" fn pthread_cond_wait(condition: *mut c_void, mutex: *mut c
         return result;
     }
     let _ = VCPUS.compare_exchange(0, this_thread(), SeqCst, SeqCst);
-    if STATE.load(SeqCst) != QUIET {
+    if STATE.load(SeqCst) & (QUIET | WAITS) == 0 {
         // Whoever waits for a condition looks again after waking, so the lock may change hands.
         // SAFETY: the wait has given this thread the lock.
         unsafe {
@@ -257,7 +259,7 @@ fn wait_until_quiet() {
     let mut secs = 0;
     while secs < PATIENCE_SECS {
         let state = STATE.load(SeqCst);
-        if state & QUIET != 0 {
+        if state & (QUIET | WAITS) != 0 {
             return;
         }
         let second = TimeSpec { tv_sec: 1, tv_nsec: 0 };
