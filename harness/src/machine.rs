@@ -13,14 +13,13 @@ use abi::shm::EXIT_DONE;
 use nix::sys::{prctl, signal::Signal};
 
 use crate::{
+    console::{CONSOLE_BYTES_MAX, Console},
     guest::{Execution, Plan, Wires, arguments},
     lockstep,
     qmp::{Qmp, QmpError},
     shm::Shm,
 };
 
-/// A console that grows beyond this is a flood; the guest is ended.
-pub const CONSOLE_BYTES_MAX: u64 = 64 << 20;
 /// How long QEMU may take to open its QMP socket.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often a running machine is looked at.
@@ -34,6 +33,8 @@ pub struct Machine {
     pub qmp: Qmp,
     /// Shared memory.
     pub shm: Shm,
+    /// What it prints.
+    pub console: Console,
 }
 
 /// How a machine ended.
@@ -83,11 +84,6 @@ impl MachineError {
     }
 }
 
-/// Path of the console log in a run folder.
-pub fn console_path(run_dir: &Path) -> PathBuf {
-    run_dir.join("console.log")
-}
-
 impl Machine {
     /// Starts QEMU in a fresh run folder; `fill` writes the shared memory before the process exists.
     ///
@@ -99,13 +95,13 @@ impl Machine {
         fill: impl FnOnce(&Shm) -> io::Result<()>,
     ) -> Result<Machine, MachineError> {
         fs::create_dir_all(run_dir).map_err(|e| MachineError::io(run_dir.display().to_string(), e))?;
-        let (shm_path, console, qmp) = (run_dir.join("shm"), console_path(run_dir), run_dir.join("qmp"));
-        for stale in [&console, &qmp] {
+        let (shm_path, console, qmp) = (run_dir.join("shm"), Console::new(run_dir), run_dir.join("qmp"));
+        for stale in [console.path(), &qmp] {
             let _ = fs::remove_file(stale);
         }
         let shm = Shm::create(&shm_path).map_err(|e| MachineError::io(shm_path.display().to_string(), e))?;
         fill(&shm).map_err(|e| MachineError::io("write the batch", e))?;
-        let wires = Wires { shm: &shm_path, console: &console, qmp: &qmp };
+        let wires = Wires { shm: &shm_path, console: console.path(), qmp: &qmp };
         let args = arguments(&plan, &wires);
         let stderr = fs::File::create(stderr_path(run_dir)).map_err(|e| MachineError::io("qemu.log", e))?;
         let mut command = Command::new(&plan.guest.qemu);
@@ -122,7 +118,7 @@ impl Machine {
                 let _ = child.wait();
                 Err(MachineError::NoLockstep(plan.guest.qemu.clone()))
             }
-            Ok(qmp) => Ok(Machine { child, run_dir: run_dir.to_owned(), qmp, shm }),
+            Ok(qmp) => Ok(Machine { child, run_dir: run_dir.to_owned(), qmp, shm, console }),
             Err(source) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -141,11 +137,6 @@ impl Machine {
         self.child.id()
     }
 
-    /// Where the console log is.
-    pub fn console(&self) -> PathBuf {
-        console_path(&self.run_dir)
-    }
-
     /// Has it ended, and how? Enforces the limit on the console.
     pub fn poll_end(&mut self) -> Option<MachineEnd> {
         match self.child.try_wait() {
@@ -153,8 +144,7 @@ impl Machine {
             Ok(None) => {}
             Err(error) => return Some(MachineEnd::Failed(error.to_string())),
         }
-        let flooded = fs::metadata(self.console()).is_ok_and(|meta| meta.len() > CONSOLE_BYTES_MAX);
-        flooded.then(|| {
+        self.console.is_flooded().then(|| {
             self.kill();
             MachineEnd::Killed(format!("the console exceeded {} MiB", CONSOLE_BYTES_MAX >> 20))
         })
