@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Chooses the next program. The only crate that knows LibAFL.
 //!
-//! In data-flow order: [`generate`] and [`mutate`] make programs, [`input`] is how LibAFL sees one, [`observe`] what it
+//! In data-flow order: [`generate`] (with [`stories`]) and [`mutate`] make programs, [`input`] is how LibAFL sees one, [`observe`] what it
 //! sees of a run, [`scheduler`] which program it goes back to, [`walk`] under which schedules; [`chooser`] puts these together. [`campaign`] is the loop:
 //! [`config`] is what it is told, [`guests`] what it asks of the machines, [`batches`] what makes an epoch, [`reduce`] how
 //! a finding gets small, [`corpus`], [`findings`] (with [`report`]) and [`stored`] what it keeps on [`disk`], [`status`]
@@ -26,6 +26,7 @@ pub mod report;
 pub mod scheduler;
 pub mod status;
 pub mod stored;
+pub mod stories;
 pub mod walk;
 
 pub use campaign::run;

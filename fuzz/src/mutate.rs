@@ -40,6 +40,8 @@ const fn entry(name: &'static str, weight: u32, apply: fn(&mut Ctx<'_>, &mut Pro
 pub static MUTATIONS: &[Mutation] = &[
     entry("insert", 10, insert),
     entry("insert life", 3, insert_life),
+    entry("insert story", 2, insert_story),
+    entry("fail next", 3, fail_next),
     entry("delete", 10, delete),
     entry("delete range", 4, delete_range),
     entry("swap", 6, swap),
@@ -112,6 +114,25 @@ fn insert_life(ctx: &mut Ctx<'_>, program: &mut Program) -> bool {
     let life = Swarm::draw_for(ctx.rand, program).life(ctx.rand);
     let thread = any_thread(ctx.rand, program);
     insert_at(ctx.rand, &mut program.threads[thread], life);
+    true
+}
+
+fn insert_story(ctx: &mut Ctx<'_>, program: &mut Program) -> bool {
+    let story = Swarm::draw_for(ctx.rand, program).story(ctx.rand);
+    let thread = any_thread(ctx.rand, program);
+    insert_at(ctx.rand, &mut program.threads[thread], story);
+    true
+}
+
+/// The allocation after the one that fails now fails instead; where none does, the first of some op.
+fn fail_next(ctx: &mut Ctx<'_>, program: &mut Program) -> bool {
+    let found = any_op(ctx.rand, program, |op| op.kind == kind::FAIL_NTH);
+    if let Some((thread, op)) = found.filter(|_| ctx.rand.coinflip(0.8)) {
+        program.threads[thread].ops[op].a += 1;
+        return true;
+    }
+    let Some((thread, at)) = any_op(ctx.rand, program, |_| true) else { return false };
+    program.threads[thread].ops.insert(at, Op { kind: kind::FAIL_NTH, a: 1, ..Op::default() });
     true
 }
 

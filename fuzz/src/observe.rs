@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 /// Entries of the map LibAFL sees: the guest's edge map, then [`LIFE_ENTRIES`].
 pub const OBSERVED_ENTRIES: usize = MAP_ENTRIES + LIFE_ENTRIES;
 /// Ops with a slot that the life map can tell apart.
-const SLOTTED_MAX: usize = 16;
+const SLOTTED_MAX: usize = 24;
 /// Entries for pairs of ops that succeeded one after the other on one slot, by the slot's flags and by whether the
 /// thread was in a group of its own. Reclaim's edges say little about what state the API is in; these do.
 const LIFE_ENTRIES: usize = SLOTTED_MAX * SLOTTED_MAX * 8 * 2;

@@ -24,6 +24,9 @@ const _: () = assert!(SHRINK_STOP == usize::MAX && SHRINK_EMPTY == usize::MAX - 
 pub(crate) const GFP_KERNEL: bindings::gfp_t = bindings::GFP_KERNEL;
 /// `GFP_NOFS`: `GFP_KERNEL` without `__GFP_FS` (include/linux/gfp_types.h).
 pub(crate) const GFP_NOFS: bindings::gfp_t = bindings::GFP_KERNEL & !(1 << bindings::___GFP_FS_BIT);
+/// `SLAB_RECLAIM_ACCOUNT`.
+pub(crate) const SLAB_RECLAIM_ACCOUNT: bindings::slab_flags_t =
+    1 << bindings::_slab_flag_bits__SLAB_RECLAIM_ACCOUNT;
 /// `SLAB_ACCOUNT` (include/linux/slab.h); needs CONFIG_MEMCG.
 pub(crate) const SLAB_ACCOUNT: bindings::slab_flags_t = 1 << bindings::_slab_flag_bits__SLAB_ACCOUNT;
 
@@ -68,34 +71,51 @@ pub(crate) unsafe fn list_lru_init(lru: *mut bindings::list_lru, shrinker: *mut 
     }
 }
 
-/// What a walk callback did with an item. The verdicts that drop the lock mean different things to different kernels
-/// and are left out.
+/// What a walk callback says of an item (`enum lru_status`).
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// `LRU_REMOVED`: took it off the list.
+    /// Took it off the list.
     Removed,
-    /// `LRU_SKIP`: left it.
+    /// Took it off the list, and the lock was dropped: the walk begins anew.
+    RemovedRetry,
+    /// It is to move to the end of the list.
+    Rotate,
+    /// Left it.
     Skip,
+    /// Left it, and the lock was dropped: the walk begins anew.
+    Retry,
+    /// Left it; the walk ends.
+    Stop,
+}
+
+/// Form of the C enum in Rust.
+macro_rules! lru_status {
+    ($name:ident, $constant:ident) => {{
+        #[cfg(lru_status_newtype)]
+        let status = bindings::lru_status::$name;
+        #[cfg(not(lru_status_newtype))]
+        let status = bindings::$constant;
+        status
+    }};
 }
 
 impl Verdict {
-    /// The C enum, whose form in Rust changed.
     fn status(self) -> bindings::lru_status {
-        #[cfg(lru_status_newtype)]
-        return match self {
-            Verdict::Removed => bindings::lru_status::LRU_REMOVED,
-            Verdict::Skip => bindings::lru_status::LRU_SKIP,
-        };
-        #[cfg(not(lru_status_newtype))]
-        return match self {
-            Verdict::Removed => bindings::lru_status_LRU_REMOVED,
-            Verdict::Skip => bindings::lru_status_LRU_SKIP,
-        };
+        match self {
+            Verdict::Removed => lru_status!(LRU_REMOVED, lru_status_LRU_REMOVED),
+            Verdict::RemovedRetry => lru_status!(LRU_REMOVED_RETRY, lru_status_LRU_REMOVED_RETRY),
+            Verdict::Rotate => lru_status!(LRU_ROTATE, lru_status_LRU_ROTATE),
+            Verdict::Skip => lru_status!(LRU_SKIP, lru_status_LRU_SKIP),
+            Verdict::Retry => lru_status!(LRU_RETRY, lru_status_LRU_RETRY),
+            Verdict::Stop => lru_status!(LRU_STOP, lru_status_LRU_STOP),
+        }
     }
 }
 
 /// Body of a list_lru walk callback.
 pub(crate) trait Isolate {
-    /// Judges one item. Runs with the list's lock held and must return with it held.
+    /// Judges one item. Runs with the list's lock held and must return with it held; [`walk_callback`] drops it where
+    /// the verdict asks for that.
     ///
     /// # Safety
     ///
@@ -107,17 +127,28 @@ pub(crate) trait Isolate {
     ) -> Verdict;
 }
 
-/// The walk callback that runs `T::isolate`. Before 7.x walks pass the lock as well.
+/// The walk callback that runs `T::isolate`.
+///
+/// Before 7.x walks pass the lock, and a verdict that says it was dropped is returned with it taken again; since, the
+/// lock is the list's own, such a verdict is returned without it, and so is `LRU_STOP`.
 pub(crate) fn walk_callback<T: Isolate>() -> bindings::list_lru_walk_cb {
     #[cfg(list_lru_walk_lock)]
     unsafe extern "C" fn callback<T: Isolate>(
         item: *mut bindings::list_head,
         list: *mut bindings::list_lru_one,
-        _lock: *mut bindings::spinlock_t,
+        lock: *mut bindings::spinlock_t,
         arg: *mut c_void,
     ) -> bindings::lru_status {
         // SAFETY: the walk's own arguments are passed on.
-        unsafe { T::isolate(item, list, arg) }.status()
+        let verdict = unsafe { T::isolate(item, list, arg) };
+        if matches!(verdict, Verdict::Retry | Verdict::RemovedRetry) {
+            // SAFETY: the walk holds the lock, and begins anew after these verdicts.
+            unsafe {
+                bindings::spin_unlock(lock);
+                bindings::spin_lock(lock);
+            }
+        }
+        verdict.status()
     }
     #[cfg(not(list_lru_walk_lock))]
     unsafe extern "C" fn callback<T: Isolate>(
@@ -126,7 +157,12 @@ pub(crate) fn walk_callback<T: Isolate>() -> bindings::list_lru_walk_cb {
         arg: *mut c_void,
     ) -> bindings::lru_status {
         // SAFETY: the walk's own arguments are passed on.
-        unsafe { T::isolate(item, list, arg) }.status()
+        let verdict = unsafe { T::isolate(item, list, arg) };
+        if matches!(verdict, Verdict::Retry | Verdict::RemovedRetry | Verdict::Stop) {
+            // SAFETY: the walk holds the lock of the list, and takes it for released after these verdicts.
+            unsafe { bindings::spin_unlock(&raw mut (*list).lock) };
+        }
+        verdict.status()
     }
     Some(callback::<T>)
 }

@@ -8,13 +8,15 @@
 //! ```text
 //! Empty -> Allocating -> Allocated -> Registering -> Registered
 //!   ^          |          |    ^ \ \__________________   |
-//!   |__________|          v    |  Configuring         \  |
-//!   |  (failed)      Configuring (seeks, batch)        v v
+//!   |__________|          v    |  (failed: back)      \  |  ^ \
+//!   |  (failed)      Configuring (seeks, batch, name)  |  |  \ v
+//!   |                                                  |  |  Renaming
+//!   |                                                  v  v
 //!   |___________________________ Closing <----------- Freeing
 //! ```
 //!
 //! State and number of users live in one word, so both are judged at once. Whoever moves a slot into `Allocating`,
-//! `Configuring`, `Registering`, `Freeing` or `Closing` owns it until moving it on:
+//! `Configuring`, `Registering`, `Renaming`, `Freeing` or `Closing` owns it until moving it on:
 //!
 //! - `shrinker` is touched by the owner only.
 //! - `cache` is set by the owner in `Allocating` and taken in `Closing`, after the last user has gone. Users are
@@ -33,7 +35,7 @@
 use crate::cache::{Cache, Callbacks};
 use crate::clock;
 use crate::layout::{alloc_flag, N_SLOTS};
-use crate::shrinker::{Flags, RegisteredShrinker, UnregisteredShrinker};
+use crate::shrinker::{Flags, Methods, RegisteredShrinker, UnregisteredShrinker};
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
 use core::ptr::{self, NonNull};
@@ -46,8 +48,9 @@ const ALLOCATED: u32 = 2;
 const CONFIGURING: u32 = 3;
 const REGISTERING: u32 = 4;
 const REGISTERED: u32 = 5;
-const FREEING: u32 = 6;
-const CLOSING: u32 = 7;
+const RENAMING: u32 = 6;
+const FREEING: u32 = 7;
+const CLOSING: u32 = 8;
 /// The state's bits in the word; users are counted above.
 const STATE_MASK: u32 = 0xff;
 const ONE_USER: u32 = 0x100;
@@ -62,7 +65,7 @@ static SLOTS: [Slot; N_SLOTS] = [const { Slot::new() }; N_SLOTS];
 enum Held {
     Nothing,
     Unregistered(UnregisteredShrinker),
-    Registered(#[allow(dead_code, reason = "held to be dropped")] RegisteredShrinker<Callbacks>),
+    Registered(RegisteredShrinker<Callbacks>),
 }
 
 /// One slot.
@@ -138,21 +141,15 @@ impl Slot {
     }
 
     fn alloc_owned(&self, slot_idx: u8, bits: u32, name_seed: u32) -> Result {
-        let mut flags = Flags::NONE;
-        for (bit, flag) in [
-            (alloc_flag::NUMA, Flags::NUMA_AWARE),
-            (alloc_flag::MEMCG, Flags::MEMCG_AWARE),
-            (alloc_flag::NONSLAB, Flags::NONSLAB),
-        ] {
-            if bits & bit != 0 {
-                flags = flags.with(flag);
-            }
-        }
         let mut buffer = [0; NAME_BYTES];
-        let shrinker = UnregisteredShrinker::alloc(flags, name(&mut buffer, slot_idx, name_seed))?;
-        let cache = Cache::new()?;
+        let name = name(&mut buffer, slot_idx, name_seed);
+        let shrinker = UnregisteredShrinker::alloc(flags(bits), name)?;
+        let methods =
+            if bits & alloc_flag::COUNT_ONLY != 0 { Methods::CountOnly } else { Methods::CountAndScan };
+        let cache = Cache::new(slot_idx, methods)?;
         // As superblocks do: the lru is tied to the shrinker if that was meant to be memcg-aware, whatever became of it.
-        let tie = if bits & alloc_flag::MEMCG != 0 { shrinker.as_ptr() } else { ptr::null_mut() };
+        let is_tied = bits & (alloc_flag::MEMCG | alloc_flag::PLAIN_LRU) == alloc_flag::MEMCG;
+        let tie = if is_tied { shrinker.as_ptr() } else { ptr::null_mut() };
         // SAFETY: the cache has reached its place, nothing was done with the lru yet, and the shrinker is alive.
         unsafe { cache.lru.init(tie)? };
         self.cache.store(KBox::into_raw(cache), Release);
@@ -187,9 +184,29 @@ impl Slot {
         // SAFETY: we own the slot.
         let held = unsafe { &mut *self.shrinker.get() };
         if let Held::Unregistered(shrinker) = core::mem::replace(held, Held::Nothing) {
-            *held = Held::Registered(shrinker.register(callbacks));
+            // SAFETY: the cache lives until `free`, and its methods never change.
+            let methods = unsafe { cache.as_ref() }.methods;
+            *held = Held::Registered(shrinker.register(callbacks, methods));
         }
         Ok(())
+    }
+
+    /// `shrinker_debugfs_rename()`, before registration or after.
+    pub(crate) fn rename(&self, slot_idx: u8, name_seed: u32) -> Result {
+        let (from, owned) = match self.go(REGISTERED, RENAMING) {
+            Ok(()) => (REGISTERED, RENAMING),
+            Err(_) => self.go(ALLOCATED, CONFIGURING).map(|()| (ALLOCATED, CONFIGURING))?,
+        };
+        let mut buffer = [0; NAME_BYTES];
+        let name = name(&mut buffer, slot_idx, name_seed);
+        // SAFETY: we own the slot.
+        let result = match unsafe { &mut *self.shrinker.get() } {
+            Held::Unregistered(shrinker) => shrinker.rename(name),
+            Held::Registered(shrinker) => shrinker.rename(name),
+            Held::Nothing => Err(EAGAIN),
+        };
+        self.release(owned, from);
+        result
     }
 
     /// `shrinker_free()`, then everything else in the order given in the head of the file.
@@ -223,6 +240,21 @@ impl Slot {
         self.word.fetch_sub(ONE_USER, Release);
         result
     }
+}
+
+/// Flags of the API for those of the op.
+pub(crate) fn flags(bits: u32) -> Flags {
+    let mut flags = Flags::NONE;
+    for (bit, flag) in [
+        (alloc_flag::NUMA, Flags::NUMA_AWARE),
+        (alloc_flag::MEMCG, Flags::MEMCG_AWARE),
+        (alloc_flag::NONSLAB, Flags::NONSLAB),
+    ] {
+        if bits & bit != 0 {
+            flags = flags.with(flag);
+        }
+    }
+    flags
 }
 
 /// Room for the longest name.

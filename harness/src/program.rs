@@ -145,7 +145,7 @@ struct ArgText<'a>(&'a ArgSpec, u32);
 impl fmt::Display for ArgText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.domain {
-            Domain::Number { .. } => write!(f, "{}", self.1),
+            Domain::Number { .. } | Domain::Place(_) => write!(f, "{}", self.1),
             Domain::Name(names) => match names.get(self.1 as usize) {
                 Some(name) => f.write_str(name),
                 None => write!(f, "{}", self.1),
@@ -267,7 +267,10 @@ fn parse_arg(arg: &ArgSpec, text: &str) -> Result<u32, String> {
             .ok_or_else(|| format!("{}: `{name}` is none of {}", arg.name, names.join(", ")))
     };
     match arg.domain {
-        Domain::Number { min, max } => number(text, min, max).map_err(|e| format!("{}: {e}", arg.name)),
+        Domain::Number { .. } | Domain::Place(_) => {
+            let (min, max) = arg.domain.range();
+            number(text, min, max).map_err(|e| format!("{}: {e}", arg.name))
+        }
         Domain::Name(names) => Ok(position(names, text)? as u32),
         Domain::Flags(_) if text == "0" => Ok(0),
         Domain::Flags(names) => {

@@ -21,8 +21,8 @@ use crate::{
     proc, tools,
 };
 
-/// The kernel modules, in the order they are loaded.
-pub const MODULES: [&str; 2] = ["shrinktorture", "canary"];
+/// The kernel modules.
+pub const MODULES: [&str; 3] = ["shrinktorture", "canary", "st_unload"];
 /// The agent's target: static, so that the initramfs needs nothing else.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Written last; a folder without it does not exist.

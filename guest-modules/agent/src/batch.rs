@@ -28,7 +28,7 @@ use nix::{
 use crate::{
     boot::{Context, Result, put},
     log, sys,
-    user_ops::Groups,
+    user_ops::Leftovers,
     watch::Watch,
     worker::{Worker, World},
 };
@@ -47,7 +47,7 @@ pub struct Runner<'a> {
     workers: Vec<Worker>,
     watch: Watch,
     data_used: usize,
-    groups: Groups,
+    leftovers: Leftovers,
 }
 
 impl<'a> Runner<'a> {
@@ -61,7 +61,7 @@ impl<'a> Runner<'a> {
             workers: workers.context("fork a worker")?,
             watch,
             data_used: 0,
-            groups: Groups::default(),
+            leftovers: Leftovers::new().context("look at a fresh guest")?,
         })
     }
 
@@ -98,7 +98,7 @@ impl<'a> Runner<'a> {
         let mut result =
             ProgramResult { status: status::RUNNING, start_ns: sys::now_ns(), ..ProgramResult::default() };
         self.world.shm.write(result_at, result);
-        self.groups.note(&threads);
+        self.leftovers.note(&threads);
         self.world.control.reset(n_threads);
         for worker in &mut self.workers[..n_threads] {
             worker.start(place.offset, place.len).context("start a worker")?;
@@ -184,7 +184,7 @@ impl<'a> Runner<'a> {
     fn clean_up(&mut self) -> Result<()> {
         // A shrinker_free() that never returns stops PID 1 here; the hung-task detector then reports it.
         sys::ioctl_value(self.world.device, ioc::RESET.into(), 0).context("reset the module")?;
-        self.groups.remove();
+        self.leftovers.clear();
         Ok(())
     }
 

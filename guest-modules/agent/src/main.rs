@@ -10,6 +10,7 @@ mod batch;
 mod boot;
 mod control;
 mod cover;
+mod ext4;
 mod log;
 mod sys;
 mod user_ops;
