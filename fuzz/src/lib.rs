@@ -2,7 +2,7 @@
 //! Chooses the next program. The only crate that knows LibAFL.
 //!
 //! In data-flow order: [`generate`] (with [`stories`]) and [`mutate`] make programs, [`input`] is how LibAFL sees one, [`observe`] what it
-//! sees of a run, [`scheduler`] which program it goes back to, [`walk`] under which schedules; [`chooser`] puts these together. [`campaign`] is the loop:
+//! sees of a run (with [`situations`]), [`scheduler`] which program it goes back to, [`walk`] under which schedules; [`chooser`] puts these together. [`campaign`] is the loop:
 //! [`config`] is what it is told, [`guests`] what it asks of the machines, [`batches`] what makes an epoch, [`reduce`] how
 //! a finding gets small, [`corpus`], [`findings`] (with [`report`]) and [`stored`] what it keeps on [`disk`], [`status`]
 //! what it tells.
@@ -24,6 +24,7 @@ pub mod observe;
 pub mod reduce;
 pub mod report;
 pub mod scheduler;
+pub mod situations;
 pub mod status;
 pub mod stored;
 pub mod stories;

@@ -16,8 +16,8 @@ use abi::{
     ops,
     program::{WIRE_MAX, WireThread, decode},
     shm::{
-        DATA_BYTES, DATA_OFFSET, Header, PROGRAMS_BYTES, PROGRAMS_OFFSET, ProgramRef, ProgramResult,
-        RESULTS_OFFSET, flag, state, status,
+        DATA_BYTES, DATA_OFFSET, Header, OpRecord, PROGRAMS_BYTES, PROGRAMS_OFFSET, ProgramRef,
+        ProgramResult, RESULTS_OFFSET, flag, state, status,
     },
 };
 use nix::{
@@ -27,7 +27,8 @@ use nix::{
 
 use crate::{
     boot::{Context, Result, put},
-    log, sys,
+    log,
+    sys::{self, Plain},
     user_ops::Leftovers,
     watch::Watch,
     worker::{Worker, World},
@@ -194,10 +195,11 @@ impl<'a> Runner<'a> {
         result.results_offset = (DATA_OFFSET + self.data_used) as u32;
         for (thread, wire) in threads.iter().enumerate() {
             for op_idx in 0..wire.n_ops() {
-                let op_result = control.result(thread, op_idx);
-                result.n_ops += u32::from(op_result != crate::control::NOT_RUN);
-                result.n_errors += u32::from(op_result < 0 && op_result != crate::control::NOT_RUN);
-                result.results_len += u32::from(self.push(op_result as u32));
+                let record = control.record(thread, op_idx);
+                let ran = record.result != OpRecord::NOT_RUN;
+                result.n_ops += u32::from(ran);
+                result.n_errors += u32::from(ran && record.result < 0);
+                result.results_len += u32::from(self.push(record));
             }
         }
         result.cover_offset = (DATA_OFFSET + self.data_used) as u32;
@@ -211,12 +213,12 @@ impl<'a> Runner<'a> {
         self.world.shm.write(offset_of!(Header, data_used), self.data_used as u32);
     }
 
-    fn push(&mut self, word: u32) -> bool {
-        if self.data_used + 4 > DATA_BYTES {
+    fn push<T: Plain>(&mut self, value: T) -> bool {
+        if self.data_used + size_of::<T>() > DATA_BYTES {
             return false;
         }
-        self.world.shm.write(DATA_OFFSET + self.data_used, word);
-        self.data_used += 4;
+        self.world.shm.write(DATA_OFFSET + self.data_used, value);
+        self.data_used += size_of::<T>();
         true
     }
 

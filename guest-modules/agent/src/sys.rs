@@ -48,6 +48,8 @@ unsafe impl Plain for abi::shm::Header {}
 unsafe impl Plain for abi::shm::ProgramRef {}
 // SAFETY: `repr(C)`, 4 x u32, 2 x u64, 4 x u32: no padding.
 unsafe impl Plain for abi::shm::ProgramResult {}
+// SAFETY: integers only, no padding.
+unsafe impl Plain for abi::shm::OpRecord {}
 
 impl Mapping {
     /// Maps `len` bytes of `file`, shared.

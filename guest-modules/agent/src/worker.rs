@@ -9,7 +9,7 @@ use std::{
 use abi::{
     layout::{IoctlOp, Op, ioc, kind},
     program::{WireThread, decode},
-    shm::{Header, flag},
+    shm::{Header, OpRecord, flag},
 };
 use nix::unistd::{Pid, pipe};
 
@@ -127,15 +127,20 @@ fn run_thread(
     note: &mut dyn FnMut(&Op, i32, Option<&Kcov>),
 ) {
     world.control.start_line();
+    let epoch_ns = world.control.epoch_ns();
     for (op_idx, op) in wire.ops().enumerate() {
         world.shm.write(THREAD_OP + 4 * thread, op_idx as u32 + 1);
-        world.control.set_op_started(thread, sys::now_ns());
         if let Some(kcov) = kcov {
             kcov.clear();
         }
+        let started = sys::now_ns();
+        world.control.set_op_started(thread, started);
         let result = user_ops::run(&op, &world.control, hands, |op| in_module(op, world));
+        let ended = sys::now_ns();
         note(&op, result, kcov);
-        world.control.set_result(thread, op_idx, result);
+        let since = |ns: u64| u32::try_from(ns.saturating_sub(epoch_ns)).unwrap_or(u32::MAX);
+        let record = OpRecord { result, start_ns: since(started), end_ns: since(ended) };
+        world.control.set_record(thread, op_idx, record);
     }
     world.control.set_op_started(thread, 0);
     world.shm.write(THREAD_OP + 4 * thread, 0u32);

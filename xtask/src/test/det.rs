@@ -146,7 +146,7 @@ fn ensure_same(one: &EpochOutcome, two: &EpochOutcome) -> Result<()> {
         );
     }
     for (idx, (a, b)) in one.programs.iter().zip(&two.programs).enumerate() {
-        ensure!(a.op_results == b.op_results, "program {idx}: {:?} against {:?}", a.op_results, b.op_results);
+        ensure!(a.ops == b.ops, "program {idx}: {:?} against {:?}", a.ops, b.ops);
         ensure!(a.guest_time == b.guest_time, "program {idx} took {:?} and {:?}", a.guest_time, b.guest_time);
         ensure!(a.cover == b.cover, "program {idx} covered {} and {} edges", a.cover.len(), b.cover.len());
     }

@@ -108,7 +108,8 @@ fn ensure_each_works(programs: &[Program], outcome: &EpochOutcome) -> Result<()>
     let mut works = [false; u8::MAX as usize + 1];
     for (program, outcome) in programs.iter().zip(&outcome.programs) {
         let ops = program.threads.iter().flat_map(|thread| &thread.ops);
-        for (op, result) in ops.zip(&outcome.op_results) {
+        for (op, result) in ops.zip(&outcome.ops) {
+            let result = result.map(|op| op.result);
             ensure!(result.is_some_and(|result| result != ENOSYS), "`{}` returned {result:?}", OpText(op));
             works[usize::from(op.kind)] |= result.is_some_and(|result| result >= 0);
         }
