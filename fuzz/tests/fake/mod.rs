@@ -132,7 +132,8 @@ fn run(epoch: &Epoch) -> EpochOutcome {
 
 fn leaks(program: &Program) -> bool {
     let ops = program.threads.iter().flat_map(|thread| &thread.ops);
-    ops.filter(|op| op.kind == kind::DEBUGFS_WALK).count() >= 3
+    ops.filter(|op| [kind::DEBUGFS_WALK, kind::DEBUGFS_COUNT, kind::DEBUGFS_SCAN].contains(&op.kind)).count()
+        >= 3
 }
 
 #[derive(Default)]
