@@ -17,9 +17,10 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    console::console_path,
     epoch::{Epoch, EpochEnd, EpochOutcome},
     guest::{Execution, GuestConfig, Leaks, Memory, Plan, Start},
-    machine::{Machine, MachineEnd, MachineError, console_path},
+    machine::{Machine, MachineEnd, MachineError},
     oracle,
     program::Schedule,
 };
@@ -178,7 +179,7 @@ fn wait_ready(machine: &mut Machine) -> Result<(), MachineError> {
         result => {
             let end = machine.poll_end();
             machine.kill();
-            let console = fs::read(machine.console()).unwrap_or_default();
+            let console = machine.console.take();
             let why = match (oracle::harness_failure(&console), end, result) {
                 (Some(failure), _, _) => format!("the guest's agent failed: {failure}"),
                 (None, Some(MachineEnd::Failed(error)), _) => error,

@@ -2,14 +2,17 @@
 //! Boots one virtual machine, runs programs in it and says what happened.
 //!
 //! In data-flow order: a [`program`] is what runs; an [`epoch`] is a batch of programs and what became of it; a
-//! [`guest`] is what it runs on; [`machine`] is one QEMU process, talked to over [`qmp`] and [`shm`]; [`det`] and
+//! [`guest`] is what it runs on; [`machine`] is one QEMU process, talked to over [`qmp`] and [`shm`], with its
+//! [`console`] and, when deterministic, kept in [`lockstep`]; [`det`] and
 //! [`par`] are the two engines, [`pool`] runs several guests; the [`oracle`] reads the console, [`symbolize`] adds source
 //! lines, [`coverage`] knows what could have been reached, [`plain`] makes text of a guest safe to show.
 
+pub mod console;
 pub mod coverage;
 pub mod det;
 pub mod epoch;
 pub mod guest;
+pub mod lockstep;
 pub mod machine;
 pub mod oracle;
 pub mod par;

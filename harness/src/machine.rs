@@ -13,13 +13,13 @@ use abi::shm::EXIT_DONE;
 use nix::sys::{prctl, signal::Signal};
 
 use crate::{
-    guest::{Plan, Wires, arguments},
+    console::{CONSOLE_BYTES_MAX, Console},
+    guest::{Execution, Plan, Wires, arguments},
+    lockstep,
     qmp::{Qmp, QmpError},
     shm::Shm,
 };
 
-/// A console that grows beyond this is a flood; the guest is ended.
-pub const CONSOLE_BYTES_MAX: u64 = 64 << 20;
 /// How long QEMU may take to open its QMP socket.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often a running machine is looked at.
@@ -33,6 +33,8 @@ pub struct Machine {
     pub qmp: Qmp,
     /// Shared memory.
     pub shm: Shm,
+    /// What it prints.
+    pub console: Console,
 }
 
 /// How a machine ended.
@@ -70,6 +72,9 @@ pub enum MachineError {
     /// The guest did not get ready.
     #[error("{0}")]
     NotReady(String),
+    /// The deterministic engine cannot work.
+    #[error("{} ignores LD_PRELOAD: under the deterministic engine its runs would differ", .0.display())]
+    NoLockstep(PathBuf),
 }
 
 impl MachineError {
@@ -77,11 +82,6 @@ impl MachineError {
     pub fn io(what: impl Into<String>, source: io::Error) -> MachineError {
         MachineError::Io { what: what.into(), source }
     }
-}
-
-/// Path of the console log in a run folder.
-pub fn console_path(run_dir: &Path) -> PathBuf {
-    run_dir.join("console.log")
 }
 
 impl Machine {
@@ -95,21 +95,30 @@ impl Machine {
         fill: impl FnOnce(&Shm) -> io::Result<()>,
     ) -> Result<Machine, MachineError> {
         fs::create_dir_all(run_dir).map_err(|e| MachineError::io(run_dir.display().to_string(), e))?;
-        let (shm_path, console, qmp) = (run_dir.join("shm"), console_path(run_dir), run_dir.join("qmp"));
-        for stale in [&console, &qmp] {
+        let (shm_path, console, qmp) = (run_dir.join("shm"), Console::new(run_dir), run_dir.join("qmp"));
+        for stale in [console.path(), &qmp] {
             let _ = fs::remove_file(stale);
         }
         let shm = Shm::create(&shm_path).map_err(|e| MachineError::io(shm_path.display().to_string(), e))?;
         fill(&shm).map_err(|e| MachineError::io("write the batch", e))?;
-        let wires = Wires { shm: &shm_path, console: &console, qmp: &qmp };
+        let wires = Wires { shm: &shm_path, console: console.path(), qmp: &qmp };
         let args = arguments(&plan, &wires);
         let stderr = fs::File::create(stderr_path(run_dir)).map_err(|e| MachineError::io("qemu.log", e))?;
         let mut command = Command::new(&plan.guest.qemu);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        if plan.execution == Execution::Deterministic {
+            let library = lockstep::install(run_dir).map_err(|e| MachineError::io("lockstep library", e))?;
+            command.env(lockstep::PRELOAD, library);
+        }
         let mut child = spawn_bound(&mut command)
             .map_err(|e| MachineError::io(format!("start {}", plan.guest.qemu.display()), e))?;
         match Qmp::connect(&qmp, CONNECT_TIMEOUT, || matches!(child.try_wait(), Ok(None))) {
-            Ok(qmp) => Ok(Machine { child, run_dir: run_dir.to_owned(), qmp, shm }),
+            Ok(_) if plan.execution == Execution::Deterministic && !lockstep::is_in(child.id()) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(MachineError::NoLockstep(plan.guest.qemu.clone()))
+            }
+            Ok(qmp) => Ok(Machine { child, run_dir: run_dir.to_owned(), qmp, shm, console }),
             Err(source) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -128,11 +137,6 @@ impl Machine {
         self.child.id()
     }
 
-    /// Where the console log is.
-    pub fn console(&self) -> PathBuf {
-        console_path(&self.run_dir)
-    }
-
     /// Has it ended, and how? Enforces the limit on the console.
     pub fn poll_end(&mut self) -> Option<MachineEnd> {
         match self.child.try_wait() {
@@ -140,8 +144,7 @@ impl Machine {
             Ok(None) => {}
             Err(error) => return Some(MachineEnd::Failed(error.to_string())),
         }
-        let flooded = fs::metadata(self.console()).is_ok_and(|meta| meta.len() > CONSOLE_BYTES_MAX);
-        flooded.then(|| {
+        self.console.is_flooded().then(|| {
             self.kill();
             MachineEnd::Killed(format!("the console exceeded {} MiB", CONSOLE_BYTES_MAX >> 20))
         })

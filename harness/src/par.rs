@@ -5,7 +5,6 @@
 //! interrupts. After anything but a clean batch the guest is thrown away.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -37,7 +36,6 @@ pub struct Stream {
 struct Live {
     machine: Machine,
     seq: u32,
-    console_len: u64,
     leaks: Leaks,
 }
 
@@ -84,7 +82,7 @@ impl Stream {
         });
         let in_guest = running.elapsed();
         let header = live.machine.shm.header();
-        let console = new_console(live);
+        let console = live.machine.console.take();
         // A batch that was answered is judged by the agent's state, as if the agent had ended the machine.
         let end = epoch_end(end.unwrap_or(MachineEnd::Agent), header.state, &console);
         let in_flight = (end != EpochEnd::Done)
@@ -108,9 +106,9 @@ fn boot(
         shm.set_flags(known);
         Ok(())
     })?;
-    let mut live = Live { machine, seq: 0, console_len: 0, leaks };
+    let mut live = Live { machine, seq: 0, leaks };
     let end = wait(&mut live, BOOT_LIMIT, |header| header.state != state::BOOTING);
-    let console = new_console(&mut live);
+    let console = live.machine.console.take();
     match end {
         None if live.machine.shm.header().state == state::READY => Ok(live),
         end => {
@@ -136,12 +134,4 @@ fn wait(live: &mut Live, limit: Duration, is_there: impl Fn(&Header) -> bool) ->
         }
         thread::sleep(LOOK_EVERY);
     }
-}
-
-/// What was printed since the last call.
-fn new_console(live: &mut Live) -> Vec<u8> {
-    let console = fs::read(live.machine.console()).unwrap_or_default();
-    let new = console.get(live.console_len as usize..).unwrap_or_default().to_vec();
-    live.console_len = console.len() as u64;
-    new
 }

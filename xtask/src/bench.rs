@@ -11,17 +11,22 @@
 //! - from a finding to fuzzing: the start of a guest that has to come in between, from snapshot or power-on.
 //! - share of a campaign in programs: all of it. A guest counts while its vCPUs run a batch, which includes what the agent
 //!   does between programs; that part shows in the programs a second.
+//! - the oracle: grep, counting the lines that have a word by which the oracle tells lines worth reading, under LC_ALL=C,
+//!   which is as fast as grep gets; for source lines addr2line. In CPU time, for neither waits for anything.
 
 mod campaign;
+mod cpu;
 mod figure;
 mod load;
+mod oracle;
 mod rate;
 mod start;
+mod symbolize;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use harness::{
     epoch::{Epoch, EpochEnd, EpochOutcome},
     guest::{Execution, Leaks},
@@ -32,12 +37,20 @@ use serde::Serialize;
 use self::figure::Figure;
 use crate::{
     exit::{Exit, Outcome},
+    kernel::artifact,
+    paths::Cache,
     prepare::{self, Engine, MachineArgs, Prepared},
 };
+
+/// A folder of consoles beyond those of the oracle's tests; the tests know it, too.
+const LOGS: &str = "SHRINKTORTURE_ORACLE_CASES";
 
 /// Options of `bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
+    /// What to measure; everything by default
+    #[arg(value_enum)]
+    parts: Vec<Part>,
     #[command(flatten)]
     machine: MachineArgs,
     /// Repetitions of each measurement
@@ -46,9 +59,21 @@ pub struct BenchArgs {
     /// Length of the campaign of each engine; 0: none
     #[arg(long, default_value = "40s", value_parser = humantime::parse_duration)]
     campaign: Duration,
+    /// Consoles (*.log) for the oracle to read; by default those of $SHRINKTORTURE_ORACLE_CASES, else of its own tests
+    #[arg(long, value_name = "DIR")]
+    logs: Option<PathBuf>,
     /// Print one JSON object in place of the table
     #[arg(long)]
     json: bool,
+}
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// How fast consoles are read and source lines found; needs no guest
+    Oracle,
+    /// Boots, epochs, programs, a campaign
+    Guests,
 }
 
 /// What every measurement needs.
@@ -83,12 +108,37 @@ pub fn run(args: &BenchArgs) -> Outcome {
         after: None,
         figures: Vec::new(),
     };
-    let measured =
-        engines(args.machine.engine).into_iter().try_for_each(|engine| one_engine(args, engine, &mut report));
+    let measured = all(args, &mut report);
     report.after = Some(load::sample()?);
     // What was measured before something failed is worth having.
     print(&report, args.json)?;
     measured.map(|()| Exit::Pass)
+}
+
+fn all(args: &BenchArgs, report: &mut Report) -> Result<()> {
+    let wanted = |part| args.parts.is_empty() || args.parts.contains(&part);
+    if wanted(Part::Oracle) {
+        measure_oracle(args, &mut report.figures)?;
+    }
+    if wanted(Part::Guests) {
+        engines(args.machine.engine).into_iter().try_for_each(|engine| one_engine(args, engine, report))?;
+    }
+    Ok(())
+}
+
+fn measure_oracle(args: &BenchArgs, figures: &mut Vec<Figure>) -> Result<()> {
+    eprintln!("bench: oracle: consoles");
+    let logs = args.logs.clone().or_else(|| std::env::var_os(LOGS).map(PathBuf::from));
+    figures.extend(oracle::figures(args.times, logs.as_deref())?);
+    let (cache, instance) = (Cache::open()?, &args.machine.instance);
+    match artifact::newest(&cache, instance)? {
+        Some(kernel) => {
+            eprintln!("bench: oracle: source lines");
+            figures.extend(symbolize::figures(args.times, &kernel.vmlinux, &cache)?);
+        }
+        None => eprintln!("bench: no source lines: `cargo xtask kernel build {instance}` makes a kernel"),
+    }
+    Ok(())
 }
 
 fn one_engine(args: &BenchArgs, engine: Engine, report: &mut Report) -> Result<()> {
@@ -144,7 +194,9 @@ fn print(report: &Report, json: bool) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(report)?);
         return Ok(());
     }
-    println!("{} on {}", report.instance, report.qemu);
+    if !report.qemu.is_empty() {
+        println!("{} on {}", report.instance, report.qemu);
+    }
     print!("{}", figure::table(&report.figures));
     println!("machine before: {}", report.before);
     if let Some(after) = &report.after {

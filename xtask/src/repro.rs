@@ -2,7 +2,7 @@
 //! `cargo xtask repro FOLDER`: runs a finding afresh and says k of n, whether it is the same bug, and, under the
 //! deterministic engine, whether the consoles were identical.
 
-use std::{collections::HashSet, path::PathBuf, time::Duration};
+use std::{collections::HashSet, fs, path::PathBuf, time::Duration};
 
 use ::fuzz::findings::{self, Stored};
 use anyhow::{Context, Result};
@@ -38,6 +38,9 @@ pub struct ReproArgs {
     /// Guests side by side [default: one a core]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
+    /// Write every console that differs from the others into this folder
+    #[arg(long, value_name = "DIR")]
+    consoles: Option<PathBuf>,
     /// Print one JSON object in place of text
     #[arg(long)]
     json: bool,
@@ -158,6 +161,9 @@ fn run_all(
 ) -> Result<Tally> {
     let mut tally = Tally { n_runs: args.times, ..Tally::default() };
     let mut consoles = HashSet::new();
+    if let Some(dir) = &args.consoles {
+        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
     for n in 1..=args.times {
         let Some(outcome) = next()? else {
             tally.n_infrastructure += 1;
@@ -166,6 +172,10 @@ fn run_all(
         let what = judge(&outcome, stored, &mut tally);
         consoles.insert(blake3::hash(&outcome.console));
         tally.n_as_stored += u32::from(outcome.console == stored.console);
+        if let Some(dir) = &args.consoles {
+            let path = dir.join(format!("{}.log", &blake3::hash(&outcome.console).to_hex()[..12]));
+            fs::write(&path, &outcome.console).with_context(|| format!("cannot write {}", path.display()))?;
+        }
         if !args.json {
             let secs = outcome.wall.as_secs_f64();
             println!(

@@ -40,7 +40,7 @@ pub struct Bound {
 pub struct Figure {
     /// What was measured.
     pub name: &'static str,
-    /// `det` or `par`.
+    /// `det` or `par`; `-`: none.
     pub engine: &'static str,
     /// Guests side by side.
     pub guests: usize,

@@ -12,10 +12,11 @@ use std::{
 use abi::layout::canary;
 use anyhow::{Context, Result, bail};
 use harness::{
+    console::console_path,
     det::{self, BOOT_LIMIT, Limits, Snapshot},
     epoch::{Epoch, EpochEnd, EpochOutcome},
     guest::{Execution, GuestConfig, Leaks, Memory, Plan, Start},
-    machine::{Machine, MachineEnd, console_path},
+    machine::{Machine, MachineEnd},
     par::Stream,
     program::Program,
 };

@@ -18,6 +18,8 @@ use crate::{
 
 /// Changes when the meaning of a manifest or of a key does.
 pub const FORMAT: u32 = 1;
+/// In a kernel's folder.
+const MANIFEST: &str = "manifest.json";
 
 /// Everything that decides what a kernel is; its hash is the key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,7 +103,7 @@ pub fn place(cache: &Cache, instance: &str, key: &str) -> Result<PathBuf> {
 
 /// The kernel in a folder; `None` when the folder does not exist, is not finished, or is of another format.
 pub fn load(dir: &Path) -> Option<Kernel> {
-    let bytes = fs::read(dir.join("manifest.json")).ok()?;
+    let bytes = fs::read(dir.join(MANIFEST)).ok()?;
     let manifest: Manifest = serde_json::from_slice(&bytes).ok()?;
     let is_ours = manifest.recipe.format == FORMAT && manifest.key == manifest.recipe.key();
     is_ours.then(|| Kernel {
@@ -112,6 +114,19 @@ pub fn load(dir: &Path) -> Option<Kernel> {
         vmlinux: dir.join("vmlinux"),
         manifest,
     })
+}
+
+/// The kernel of an instance that was finished last.
+///
+/// # Errors
+/// When the cache cannot be read.
+pub fn newest(cache: &Cache, instance: &str) -> Result<Option<Kernel>> {
+    let dir = cache.dir("kernels")?;
+    let entries = fs::read_dir(&dir).with_context(|| dir.display().to_string())?;
+    let kernels = entries.flatten().filter_map(|entry| load(&entry.path()));
+    let finished =
+        |kernel: &Kernel| fs::metadata(kernel.dir.join(MANIFEST)).and_then(|meta| meta.modified()).ok();
+    Ok(kernels.filter(|kernel| kernel.manifest.instance.name == instance).max_by_key(finished))
 }
 
 /// Copies a finished build out of its build folder; the manifest last.
@@ -128,7 +143,7 @@ pub fn store(cache: &Cache, out: &Path, manifest: Manifest) -> Result<Kernel> {
             .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     }
     let bytes = serde_json::to_vec_pretty(&manifest).context("cannot encode the manifest")?;
-    write_whole(&dir.join("manifest.json"), &bytes)?;
+    write_whole(&dir.join(MANIFEST), &bytes)?;
     load(&dir).context("the kernel just stored cannot be loaded")
 }
 
@@ -205,7 +220,7 @@ mod tests {
         fs::write(out.join(".config"), "CONFIG_A=y\n").unwrap();
         let kernel = store(&cache, &out, manifest()).unwrap();
         assert_eq!((kernel.dir.clone(), kernel.release.as_str()), (dir.clone(), "6.12.117"));
-        fs::write(dir.join("manifest.json"), "{").unwrap();
+        fs::write(dir.join(MANIFEST), "{").unwrap();
         assert!(load(&dir).is_none(), "truncated");
     }
 }

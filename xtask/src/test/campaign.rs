@@ -11,6 +11,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use fuzz::findings::Verdict;
+use serde_json::json;
 
 use super::{INSTANCE, checks::Checks, machines::process_naming, xtask};
 use crate::prepare::Prepared;
@@ -82,12 +84,38 @@ fn found_and_replayed() -> Result<()> {
     {
         ensure!(finding.join(name).exists(), "the finding has no {name}");
     }
+    findings.iter().try_for_each(|finding| triaged_alike(finding))?;
     let output = command()?.arg("repro").arg(finding).args(["--times", "3"]).output()?;
     let text = text_of(&output);
     ensure!(output.status.code() == Some(2), "repro: {} instead of 2:\n{text}", output.status);
     for line in [format!("3 of 3: {title}").as_str(), "consoles: identical among the runs"] {
         ensure!(text.contains(line), "repro does not say `{line}`:\n{text}");
     }
+    Ok(())
+}
+
+/// `triage` says of a finding's console what the campaign said of it.
+fn triaged_alike(finding: &Path) -> Result<()> {
+    let told: Verdict = serde_yaml::from_str(&fs::read_to_string(finding.join("verdict.yaml"))?)?;
+    let output = command()?.args(["triage", "--json"]).arg(finding.join("console.log")).output()?;
+    ensure!(output.status.code() == Some(2), "triage: {} instead of 2:\n{}", output.status, text_of(&output));
+    let triaged: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let first = &triaged["reports"][0];
+    for (what, campaign, triage) in [
+        ("title", json!(told.title), &triaged["title"]),
+        ("type", json!(told.kind), &triaged["type"]),
+        ("frame", json!(told.frame), &triaged["frame"]),
+        ("stack hash", json!(told.stack_hash), &first["stack_hash"]),
+        ("corrupted", json!(told.corrupted), &first["corrupted"]),
+    ] {
+        let name = finding.display();
+        ensure!(campaign == *triage, "{name}: {what} of the finding {campaign}, of its console {triage}");
+    }
+    // A batch that was made smaller may be known by a further name: the one it was found by.
+    let names = triaged["alt_titles"].as_array().context("no alt_titles")?;
+    let unknown: Vec<_> =
+        names.iter().filter(|name| !told.alt_titles.iter().any(|told| *name == told)).collect();
+    ensure!(unknown.is_empty(), "{}: alt titles of its console alone: {unknown:?}", finding.display());
     Ok(())
 }
 

@@ -14,10 +14,10 @@ use std::{
 use abi::shm::Header;
 use anyhow::{Context, Result, bail, ensure};
 use harness::{
+    console::{CONSOLE_BYTES_MAX, console_path},
     det::{self, Limits, Snapshot},
     epoch::{EpochEnd, EpochOutcome},
     guest::{GuestConfig, Leaks},
-    machine::{CONSOLE_BYTES_MAX, console_path},
     program::Schedule,
 };
 use nix::{

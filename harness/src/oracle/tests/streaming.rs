@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A console in pieces: the same verdict however it is cut, at every byte some verdict, and never much in memory.
 
-use std::{env, fs, path::Path};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 use proptest::prelude::*;
 
@@ -10,6 +13,8 @@ use crate::oracle::{Judge, judge, limits};
 
 /// A folder of further consoles (`*.log`), to be cut at every byte.
 const MORE_CASES: &str = "SHRINKTORTURE_ORACLE_CASES";
+/// Of a console cut at every byte, every so many beginnings are judged in one piece, too.
+const WHOLE_EVERY: usize = 997;
 
 /// Judges pieces, taking what is finished in between.
 pub(super) fn judge_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<super::Report> {
@@ -45,40 +50,51 @@ proptest! {
     }
 }
 
+/// The golden consoles, and those of a folder if one is named.
+fn all_cases() -> Vec<(PathBuf, Vec<u8>)> {
+    let golden = cases().into_iter().map(|(path, text)| (path, console(&text).as_bytes().to_vec()));
+    let mut all: Vec<_> = golden.collect();
+    let Some(folder) = env::var_os(MORE_CASES) else { return all };
+    let n_golden = all.len();
+    let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{MORE_CASES}: {error}"));
+    let paths = entries.map(|entry| entry.expect("a readable folder").path());
+    let logs = paths.filter(|path| path.extension().is_some_and(|end| end == "log"));
+    all.extend(logs.map(|path| (path.clone(), fs::read(path).expect("a readable file"))));
+    assert!(all.len() > n_golden, "{MORE_CASES}: no *.log in it");
+    all
+}
+
 #[test]
-fn a_console_byte_by_byte_is_judged_as_a_whole_one() {
-    for (path, text) in cases() {
-        let console = console(&text).as_bytes();
-        assert_eq!(judge_pieces(console.chunks(1)), judge(console), "{}", path.display());
+fn a_console_in_pieces_of_any_size_is_judged_as_a_whole_one() {
+    for (path, console) in all_cases() {
+        let whole = judge(&console);
+        for size in [1, 2, 3, 7, 61, 127, 1021, 4095, 4097] {
+            assert_eq!(judge_pieces(console.chunks(size)), whole, "{} in pieces of {size}", path.display());
+        }
     }
 }
 
-/// What `judge` says of every beginning of a console, in linear time but for the reports themselves.
+/// What is said of every beginning of a console. Reports that no further byte can change are looked at once.
 fn cut_everywhere(name: &Path, console: &[u8]) {
-    let mut judge = Judge::default();
+    let (mut judge, mut over) = (Judge::default(), Vec::new());
     for (at, byte) in console.iter().enumerate() {
         judge.push(std::slice::from_ref(byte));
-        let reports = judge.clone().finish();
-        if let Err(what) = is_well_formed(&reports, at + 1) {
-            panic!("{} cut after byte {at}: {what}", name.display());
+        over.extend(judge.finished());
+        let mut reports = over.clone();
+        reports.extend(judge.clone().finish());
+        let fine = is_well_formed(&reports, at + 1);
+        fine.unwrap_or_else(|what| panic!("{} cut after byte {at}: {what}", name.display()));
+        if at % WHOLE_EVERY == 0 {
+            assert_eq!(reports, super::judge(&console[..=at]), "{} cut after byte {at}", name.display());
         }
     }
 }
 
 #[test]
 fn a_console_cut_at_every_byte_is_judged() {
-    for (path, text) in cases() {
-        cut_everywhere(&path, console(&text).as_bytes());
+    for (path, console) in all_cases() {
+        cut_everywhere(&path, &console);
     }
-    let Some(folder) = env::var_os(MORE_CASES) else { return };
-    let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{MORE_CASES}: {error}"));
-    let paths = entries.map(|entry| entry.expect("a readable folder").path());
-    let logs: Vec<_> = paths.filter(|path| path.extension().is_some_and(|end| end == "log")).collect();
-    assert!(!logs.is_empty(), "{MORE_CASES}: no *.log in it");
-    for path in &logs {
-        cut_everywhere(path, &fs::read(path).expect("a readable file"));
-    }
-    println!("cut at every byte: {} more consoles", logs.len());
 }
 
 /// Pushes a piece again and again; the most that was held meanwhile.
