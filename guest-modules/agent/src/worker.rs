@@ -133,7 +133,7 @@ fn run_thread(
         if let Some(kcov) = kcov {
             kcov.clear();
         }
-        let result = user_ops::run(&op, &world.control, hands, |op| in_module(op, world));
+        let result = user_ops::run(&op, world, hands, |op| in_module(op, world));
         note(&op, result, kcov);
         world.control.set_result(thread, op_idx, result);
     }
