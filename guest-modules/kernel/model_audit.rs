@@ -11,14 +11,17 @@
 use crate::cache::Cache;
 use crate::clock;
 use crate::compat;
-use crate::layout::model::{step, Audit, ENTRY_BYTES, NODES};
+use crate::layout::model::{lost, step, Audit, ENTRY_BYTES, NODES};
 use crate::layout::N_SLOTS;
 #[cfg(CONFIG_SHRINKER_DEBUG)]
 use crate::model::fits_entry;
-use crate::model::{broken, ledger, Call, Caller, Rule};
-use crate::shrinker::{CountObjects, Flags, Methods, ScanObjects, ShrinkControl, Shrinker, UnregisteredShrinker};
+use crate::model::{ledger, Call, Caller};
+use crate::model_rules::{broken, Rule};
+use crate::shrinker::{
+    CountObjects, Flags, Methods, ScanObjects, ShrinkControl, Shrinker, UnregisteredShrinker,
+};
 use crate::slots;
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicU8, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicU8, AtomicUsize, Ordering::*};
 use kernel::bindings;
 use kernel::prelude::*;
 
@@ -94,7 +97,7 @@ pub(crate) fn execute(audit: &mut Audit) -> Result {
         step::HONEST => honest(),
         step::LISTS => lists(),
         step::END => FORCED.store(0, Relaxed),
-        step::PROBE => probe(audit.flag != 0)?,
+        step::PROBE => probe(audit.flag != 0, audit.slot)?,
         _ => return Err(EINVAL),
     }
     Ok(())
@@ -380,6 +383,9 @@ fn lists() {
     }
 }
 
+/// Lowest free ids of a fresh guest: of memcg-aware shrinkers, and in debugfs.
+static FRESH_IDS: [AtomicI32; 2] = [const { AtomicI32::new(i32::MAX) }; 2];
+
 /// A shrinker with nothing to shrink.
 struct Probe;
 
@@ -394,8 +400,8 @@ impl Shrinker for Probe {
 }
 
 /// Two lives of a shrinker, one after the other: the second takes the ids of the first unless a lower one came free. And
-/// freeing it takes no longer than registering, if it waits for nothing.
-fn probe(counts_instructions: bool) -> Result {
+/// freeing it takes no longer than registering, if it waits for nothing. `about_lost` is one of [`lost`].
+fn probe(counts_instructions: bool, about_lost: u32) -> Result {
     let mut last: Option<(i32, i32)> = None;
     let (mut registering_ns, mut freeing_ns) = (u64::MAX, u64::MAX);
     for _ in 0..N_TIMED {
@@ -414,8 +420,12 @@ fn probe(counts_instructions: bool) -> Result {
                 let detail =
                     format_args!("{} after {}, in debugfs {} after {}", ids.0, last.0, ids.1, last.1);
                 broken(Rule::Ids, 0, detail);
+                return Ok(());
             }
         }
+    }
+    if let Some(ids) = last {
+        compare_ids(ids, about_lost);
     }
     // On another clock than the guest's own the host may take the CPU away.
     let max_ns = FREE_TO_REGISTER * registering_ns + compat::jiffy_ns();
@@ -423,6 +433,26 @@ fn probe(counts_instructions: bool) -> Result {
         broken(Rule::FreeWaits, 0, format_args!("{freeing_ns} ns, registering {registering_ns} ns"));
     }
     Ok(())
+}
+
+/// No program has a shrinker, so the lowest free ids are those of a fresh guest, unless the kernel took ids for itself.
+fn compare_ids(ids: (i32, i32), about_lost: u32) {
+    let [memcg_aware, debugfs] = &FRESH_IDS;
+    match about_lost {
+        lost::FRESH => {
+            memcg_aware.store(ids.0, Relaxed);
+            debugfs.store(ids.1, Relaxed);
+        }
+        lost::JUDGE => {
+            let fresh = (memcg_aware.load(Relaxed), debugfs.load(Relaxed));
+            if ids.0 > fresh.0 || ids.1 > fresh.1 {
+                let detail =
+                    format_args!("{} after {}, in debugfs {} after {}", ids.0, fresh.0, ids.1, fresh.1);
+                broken(Rule::IdsLost, 0, detail);
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Id of a memcg-aware shrinker, and its number in debugfs; `None` if it did not get both.

@@ -8,7 +8,8 @@
 use crate::compat;
 use crate::layout::model::{watch as kind, Watch as Request, NODES};
 use crate::layout::N_SLOTS;
-use crate::model::{broken, ledger, Call, Caller, Rule};
+use crate::model::{ledger, Call, Caller};
+use crate::model_rules::{broken, Rule};
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 use kernel::bindings;
 

@@ -9,7 +9,7 @@
 //! | `cache.rs` | what the shrinkers shrink, the callbacks and their budgets |
 //! | `lru.rs` | a `list_lru` and who owns its items |
 //! | `item.rs` | allocation of the items |
-//! | `model.rs`, `model_watch.rs`, `model_audit.rs` | whether the kernel keeps the shrinker contract |
+//! | `model.rs`, `model_watch.rs`, `model_audit.rs`, `model_rules.rs` | whether the kernel keeps the shrinker contract |
 //! | `pads.rs` | shrinkers in bulk, that take ids |
 //! | `objects.rs` | objects with a shrinker of their own |
 //! | `slabs.rs` | slab caches |
@@ -38,6 +38,7 @@ mod lock;
 mod lru;
 mod model;
 mod model_audit;
+mod model_rules;
 mod model_watch;
 mod objects;
 mod pads;

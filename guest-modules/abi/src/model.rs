@@ -50,7 +50,7 @@ pub mod watch {
 pub struct Audit {
     /// A [`step`] value.
     pub step: u32,
-    /// Slot ([`step::ENTRY`]).
+    /// Slot ([`step::ENTRY`]), or a [`lost`] value ([`step::PROBE`]).
     pub slot: u32,
     /// Out: slots that must have a debugfs folder ([`step::CHECK`]).
     pub with_entry: u32,
@@ -76,6 +76,16 @@ impl Default for Audit {
             entry: [0; ENTRY_BYTES],
         }
     }
+}
+
+/// What is asked about ids that nobody has.
+pub mod lost {
+    /// Nothing: the kernel may have taken some for shrinkers of its own.
+    pub const IGNORE: u32 = 0;
+    /// The guest is fresh: these are free.
+    pub const FRESH: u32 = 1;
+    /// As many must be free as in a fresh guest.
+    pub const JUDGE: u32 = 2;
 }
 
 /// Values of [`Audit::step`], in the order in which they come. No program runs meanwhile.

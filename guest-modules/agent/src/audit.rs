@@ -10,8 +10,9 @@ use std::{
 };
 
 use abi::layout::{
-    N_SLOTS, ioc,
-    model::{Audit, step},
+    N_SLOTS, Op, ioc,
+    kind,
+    model::{Audit, lost, step},
 };
 use nix::{fcntl::AtFlags, sys::stat::fstatat};
 
@@ -27,12 +28,23 @@ pub struct Auditor {
     folder: Option<File>,
     /// Its links when nothing of ours was in it.
     n_links: Option<u64>,
+    /// No shrinker was made but by the module.
+    only_ours: bool,
 }
 
 impl Auditor {
     /// No program has run.
-    pub fn new() -> Auditor {
-        Auditor { folder: File::open(SHRINKERS).ok(), n_links: None }
+    pub fn new(device: &File) -> Auditor {
+        let probe = Audit { step: step::PROBE, slot: lost::FRESH, ..Audit::default() };
+        let _ = run_step(device, probe);
+        Auditor { folder: File::open(SHRINKERS).ok(), n_links: None, only_ours: true }
+    }
+
+    /// Notes what a program is about to do.
+    pub fn note(&mut self, mut ops: impl Iterator<Item = Op>) {
+        // Superblocks have shrinkers, zswap gets one when it is first used; both may outlive the program.
+        let makes_shrinkers = |op: Op| matches!(op.kind, kind::MOUNT | kind::ZSWAP | kind::MODULE_LOAD);
+        self.only_ours &= !ops.any(makes_shrinkers);
     }
 
     /// Looks at the shrinkers that a program has left; `deep`: has them shrunk, too; `debugfs_sure`: nothing has kept the
@@ -67,7 +79,8 @@ impl Auditor {
             }
         }
         if deep {
-            let probe = Audit { step: step::PROBE, flag: deterministic.into(), ..Audit::default() };
+            let slot = if self.only_ours { lost::JUDGE } else { lost::IGNORE };
+            let probe = Audit { step: step::PROBE, slot, flag: deterministic.into(), ..Audit::default() };
             // Memory may be short.
             let _ = run_step(device, probe);
         }
@@ -144,8 +157,11 @@ fn entries(wanted: impl Fn(&str) -> bool) -> io::Result<Vec<(String, PathBuf)>> 
     Ok(found)
 }
 
-/// `st<slot>-`: see [`abi::layout::kind::ALLOC`].
+/// `st<slot>-` of slots, or what the module calls objects and pads: see [`abi::layout::kind::ALLOC`].
 fn is_ours(name: &str) -> bool {
+    if ["st-object-", "st-pad-"].iter().any(|prefix| name.starts_with(prefix)) {
+        return true;
+    }
     let rest = name.strip_prefix("st").unwrap_or_default();
     let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     digits > 0 && rest[digits..].starts_with('-')

@@ -66,7 +66,7 @@ impl<'a> Runner<'a> {
             watch,
             data_used: 0,
             leftovers: Leftovers::new().context("look at a fresh guest")?,
-            auditor: Auditor::new(),
+            auditor: Auditor::new(world.device),
             killed: false,
         })
     }
@@ -105,6 +105,7 @@ impl<'a> Runner<'a> {
             ProgramResult { status: status::RUNNING, start_ns: sys::now_ns(), ..ProgramResult::default() };
         self.world.shm.write(result_at, result);
         self.leftovers.note(&threads);
+        self.auditor.note(threads.iter().flat_map(WireThread::ops));
         self.killed = false;
         self.world.control.reset(n_threads);
         for worker in &mut self.workers[..n_threads] {
