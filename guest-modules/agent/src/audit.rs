@@ -10,8 +10,7 @@ use std::{
 };
 
 use abi::layout::{
-    N_SLOTS, Op, ioc,
-    kind,
+    N_SLOTS, Op, ioc, kind,
     model::{Audit, lost, step},
 };
 use nix::{fcntl::AtFlags, sys::stat::fstatat};
