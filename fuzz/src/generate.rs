@@ -7,7 +7,7 @@ use abi::{
     layout::{MEMCG_ROOT, N_BARRIERS, N_MEMCGS, N_SLOTS, N_THREADS, Op, alloc_flag, kind},
     ops::{self, ArgSpec, Domain, Field, OPS},
 };
-use harness::program::{Program, Schedule, Thread};
+use harness::program::{Audit, Program, Schedule, Thread};
 use libafl_bolts::rands::{Rand, StdRand};
 
 use crate::stories::STORIES;
@@ -31,6 +31,8 @@ const ODD_PROB: f64 = 0.1;
 const PLACES_MAX: usize = 2;
 /// Share of stories told by [`Swarm::story`] rather than lives of a shrinker.
 const STORY_PROB: f64 = 0.3;
+/// Share of programs that are audited in depth, which takes as long as a short program.
+const DEEP_PROB: f64 = 0.1;
 
 /// What one program is made of.
 #[derive(Clone, Debug)]
@@ -207,7 +209,7 @@ pub fn program(rand: &mut StdRand, schedules: &[Schedule]) -> Program {
     // On one CPU a wake-up preempts the waker; on several, threads truly run side by side. Different races.
     let n_cpus = if rand.coinflip(0.3) { 1 } else { schedule.vcpus };
     let threads = (0..rand.between(1, N_THREADS)).map(|_| swarm.thread(rand, n_cpus)).collect();
-    let mut program = Program { schedule, threads };
+    let mut program = Program { schedule, audit: audit(rand), threads };
     if program.threads.len() > 1 && rand.coinflip(MEET_PROB) {
         let barrier = Op { kind: kind::BARRIER, a: rand.below_or_zero(N_BARRIERS) as u32, ..Op::default() };
         for thread in &mut program.threads {
@@ -224,6 +226,11 @@ pub fn program(rand: &mut StdRand, schedules: &[Schedule]) -> Program {
     }
     program.fixup();
     program
+}
+
+/// How a program is audited.
+pub fn audit(rand: &mut StdRand) -> Audit {
+    if rand.coinflip(DEEP_PROB) { Audit::Deep } else { Audit::Light }
 }
 
 /// A value for an argument: names and flags evenly, numbers mostly small or at an edge.

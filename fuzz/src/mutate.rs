@@ -7,7 +7,7 @@ use abi::{
     ops::{self, Domain, Field},
     program::{CPUS_MAX, OPS_MAX},
 };
-use harness::program::{Program, Schedule, Thread};
+use harness::program::{Audit, Program, Schedule, Thread};
 use libafl_bolts::rands::{Rand, StdRand};
 
 use crate::generate::{self, Swarm, argument, pick, weighted};
@@ -60,6 +60,7 @@ pub static MUTATIONS: &[Mutation] = &[
     entry("shift preempt", 4, shift_preempt),
     entry("remove preempt", 2, remove_preempt),
     entry("change schedule", 1, change_schedule),
+    entry("change audit", 1, change_audit),
 ];
 
 /// Most mutations applied at once.
@@ -328,6 +329,13 @@ fn change_schedule(ctx: &mut Ctx<'_>, program: &mut Program) -> bool {
     std::mem::replace(&mut program.schedule, schedule) != schedule
 }
 
+/// The audit becomes a deep one or is one no more; most programs do without.
+fn change_audit(ctx: &mut Ctx<'_>, program: &mut Program) -> bool {
+    let audit =
+        if program.audit == Audit::Light && ctx.rand.coinflip(0.3) { Audit::Deep } else { Audit::Light };
+    std::mem::replace(&mut program.audit, audit) != audit
+}
+
 /// A new program: mostly a mutant of `parent`, drawn from the context.
 pub fn mutant(ctx: &mut Ctx<'_>, parent: &Program) -> Program {
     let mut program = parent.clone();
@@ -375,7 +383,7 @@ mod tests {
         fn each_mutation_alone_is_total_and_tells_whether_it_changed_anything(seed: u64, n_rounds in 0..20_usize) {
             let mut rand = StdRand::with_seed(seed);
             let other = generate::program(&mut rand, SCHEDULES);
-            let empty = Program { schedule: SCHEDULES[0], threads: vec![Thread::default()] };
+            let empty = Program { schedule: SCHEDULES[0], audit: Audit::Light, threads: vec![Thread::default()] };
             let mut ctx = Ctx { rand: &mut rand, other: &other, schedules: SCHEDULES };
             for mutation in MUTATIONS {
                 let mut program = empty.clone();

@@ -8,8 +8,10 @@
 
 use crate::layout::{behave, delay, N_NODES, N_SLOTS};
 use crate::lru::{FileBy, Lru};
+use crate::model::Call;
+use crate::model_audit::{self as audit, Force};
 use crate::shrinker::{CountObjects, Methods, ScanObjects, ShrinkControl, Shrinker};
-use crate::{clock, compat, lock, slots};
+use crate::{clock, compat, lock, model, slots};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 use kernel::bindings;
@@ -176,6 +178,9 @@ impl Cache {
 /// The cache lives until `shrinker_free()` has returned.
 pub(crate) struct Callbacks {
     cache: NonNull<Cache>,
+    slot_idx: usize,
+    /// Whose callbacks they are; to look at while they run.
+    shrinker: *const bindings::shrinker,
 }
 
 // SAFETY: a `Cache` is shared between threads.
@@ -189,9 +194,13 @@ impl Callbacks {
     /// # Safety
     ///
     /// The cache must live until the shrinker registered with the result was freed.
-    pub(crate) unsafe fn new(cache: NonNull<Cache>) -> Result<KBox<Callbacks>> {
+    pub(crate) unsafe fn new(
+        cache: NonNull<Cache>,
+        slot_idx: usize,
+        shrinker: *const bindings::shrinker,
+    ) -> Result<KBox<Callbacks>> {
         // INVARIANT: the caller's promise.
-        Ok(KBox::new(Callbacks { cache }, GFP_KERNEL)?)
+        Ok(KBox::new(Callbacks { cache, slot_idx, shrinker }, GFP_KERNEL)?)
     }
 
     fn cache(&self) -> &Cache {
@@ -200,33 +209,48 @@ impl Callbacks {
     }
 }
 
-impl Shrinker for Callbacks {
-    fn count_objects(&self, sc: &ShrinkControl<'_>) -> CountObjects {
-        N_COUNT_CALLS.fetch_add(1, Relaxed);
+impl Callbacks {
+    fn count(&self, sc: &ShrinkControl<'_>, ledger: &model::Ledger) -> CountObjects {
         let cache = self.cache();
-        if cache.spend_calls(1).is_none() {
-            return CountObjects::new(0);
-        }
-        let (result, delay, ns) = cache.count.get();
-        cache.delay(delay, ns);
-        match (result, cache.n_freeable(sc)) {
-            (behave::HALF, 0) | (behave::STOP, _) => CountObjects::EMPTY,
+        let result = if audit::forced() == Force::Nothing {
+            if cache.spend_calls(1).is_none() {
+                return CountObjects::new(0);
+            }
+            let (result, delay, ns) = cache.count.get();
+            cache.delay(delay, ns);
+            result
+        } else {
+            behave::HONEST
+        };
+        let n = cache.n_freeable(sc);
+        let counted = match (result, n) {
+            (behave::STOP, _) | (behave::HALF, 0) => CountObjects::EMPTY,
+            // As superblocks do.
+            (behave::HONEST, 0) if ledger.memcg_aware() => CountObjects::EMPTY,
             (behave::HONEST | behave::HALF, n) => CountObjects::new(n),
             (behave::LIE, _) => CountObjects::new(LIE),
             (behave::PART, _) => CountObjects::new(MUCH),
             (behave::FITFUL, _) => CountObjects::new(usize::MAX),
             _ => CountObjects::new(0),
+        };
+        if counted.is_empty() && n != 0 {
+            ledger.lied_empty.store(true, Relaxed);
         }
+        counted
     }
 
-    fn scan_objects(&self, sc: &mut ShrinkControl<'_>) -> ScanObjects {
-        N_SCAN_CALLS.fetch_add(1, Relaxed);
+    fn scan(&self, sc: &mut ShrinkControl<'_>) -> ScanObjects {
         let cache = self.cache();
+        let n = sc.nr_to_scan();
+        match audit::forced() {
+            Force::Nothing => {}
+            Force::Stop => return ScanObjects::STOP,
+            Force::Honest => return ScanObjects::new(cache.free_up_to(sc, n)),
+        }
         let cost = if cache.count.get().0 == behave::FITFUL { ENDLESS_COST } else { 1 };
         let Some(left) = cache.spend_calls(cost) else { return ScanObjects::STOP };
         let (result, delay, ns) = cache.scan.get();
         cache.delay(delay, ns);
-        let n = sc.nr_to_scan();
         match result {
             behave::HONEST => ScanObjects::new(cache.free_up_to(sc, n)),
             behave::HALF => ScanObjects::new(cache.free_up_to(sc, n / 2)),
@@ -240,5 +264,32 @@ impl Shrinker for Callbacks {
             behave::FITFUL => ScanObjects::new(cache.free_up_to(sc, n)),
             _ => ScanObjects::new(0),
         }
+    }
+}
+
+impl Shrinker for Callbacks {
+    fn count_objects(&self, sc: &ShrinkControl<'_>) -> CountObjects {
+        N_COUNT_CALLS.fetch_add(1, Relaxed);
+        let call = Call::begin(self.slot_idx, sc);
+        audit::counting(&call, self.shrinker, self.cache());
+        let counted = self.count(sc, call.ledger);
+        let scans = self.cache().methods == Methods::CountAndScan;
+        // Without a scan function the wrapper says 0 instead of a number (`shrinker.rs`).
+        let seen = if scans { counted.n() } else { 0 };
+        call.counted(seen, counted.is_empty(), scans);
+        counted
+    }
+
+    fn scan_objects(&self, sc: &mut ShrinkControl<'_>) -> ScanObjects {
+        N_SCAN_CALLS.fetch_add(1, Relaxed);
+        let call = Call::begin(self.slot_idx, sc);
+        call.scanning(sc);
+        let scanned = self.scan(sc);
+        call.scanned(sc, scanned.n());
+        scanned
+    }
+
+    fn freed(&self) {
+        model::ledger(self.slot_idx).freed(self.slot_idx);
     }
 }

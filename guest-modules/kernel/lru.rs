@@ -40,7 +40,7 @@ use crate::item::{self, Item};
 use crate::layout::verdict;
 use core::cell::UnsafeCell;
 use core::ptr;
-use core::sync::atomic::{AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use kernel::ffi::{c_ulong, c_void};
 use kernel::prelude::*;
 use kernel::sync::SpinLock;
@@ -78,6 +78,10 @@ pub(crate) struct Lru {
     raw: UnsafeCell<bindings::list_lru>,
     rcu: Pin<KBox<SpinLock<()>>>,
     items: [AtomicUsize; ITEMS_MAX],
+    /// The shrinker it belongs to is registered.
+    is_registered: AtomicBool,
+    /// See [`Lru::has_early_items`].
+    has_early_items: AtomicBool,
 }
 
 // SAFETY: list_lru has its own locks, items are passed from thread to thread by atomics.
@@ -106,6 +110,8 @@ impl Lru {
             raw: UnsafeCell::new(unsafe { compat::zeroed() }),
             rcu: KBox::pin_init(new_spinlock!((), "shrinktorture_rcu"), GFP_KERNEL)?,
             items: [const { AtomicUsize::new(0) }; ITEMS_MAX],
+            is_registered: AtomicBool::new(false),
+            has_early_items: AtomicBool::new(false),
         })
     }
 
@@ -117,6 +123,35 @@ impl Lru {
     pub(crate) unsafe fn init(&self, shrinker: *mut bindings::shrinker) -> Result {
         // SAFETY: zeroed, in place and not in use by the caller's promise.
         to_result(unsafe { compat::list_lru_init(self.raw.get(), shrinker) })
+    }
+
+    /// The shrinker is registered from now on.
+    pub(crate) fn registered(&self) {
+        self.is_registered.store(true, Release);
+    }
+
+    /// Whether something was filed before the shrinker was registered. Reclaim clears the bits of shrinkers that it cannot
+    /// get, so it need not be called for such a list until that was empty once.
+    pub(crate) fn has_early_items(&self) -> bool {
+        self.has_early_items.load(Acquire)
+    }
+
+    /// Whether it keeps a list for each memcg.
+    pub(crate) fn is_memcg_aware(&self) -> bool {
+        // SAFETY: the flag is constant after initialisation.
+        unsafe { (*self.raw.get()).memcg_aware }
+    }
+
+    /// Whether small allocations of the calling task succeed; see [`compat::allocations_succeed`].
+    pub(crate) fn allocations_succeed(&self) -> bool {
+        let _rcu = self.rcu.lock();
+        compat::allocations_succeed()
+    }
+
+    fn note_filing(&self) {
+        if !self.is_registered.load(Acquire) {
+            self.has_early_items.store(true, Release);
+        }
     }
 
     /// Allocates and files up to `n` items; how many it were, or why there was none.
@@ -184,6 +219,7 @@ impl Lru {
     }
 
     fn add_obj(&self, item: *mut Item) -> Result {
+        self.note_filing();
         // SAFETY: the lru is initialised, the item is a slab object, ours and on no list; if its memcg was charged for
         // it, kmem_cache_alloc_lru() has made the memcg's lists.
         let added = unsafe { bindings::list_lru_add_obj(self.raw.get(), item.cast()) };
@@ -198,6 +234,7 @@ impl Lru {
         if !compat::node_online(nid) {
             return Err(EINVAL);
         }
+        self.note_filing();
         let _rcu = self.rcu.lock();
         let memcg = compat::current_memcg();
         // SAFETY: null or valid while the lock is held (see `current_memcg`).
@@ -221,8 +258,7 @@ impl Lru {
     /// `memcg` is null or valid.
     unsafe fn has_lists(&self, memcg: *mut bindings::mem_cgroup) -> bool {
         let lru = self.raw.get();
-        // SAFETY: the flag is constant after initialisation.
-        if !unsafe { (*lru).memcg_aware } {
+        if !self.is_memcg_aware() {
             return true;
         }
         // SAFETY: the caller's promise.
@@ -379,7 +415,7 @@ impl Lru {
             unsafe { bindings::usleep_range_state(1000, 2000, bindings::TASK_UNINTERRUPTIBLE) };
         }
         let n_lost = self.items.iter().filter(|entry| entry.load(Acquire) != 0).count();
-        pr_err!("MODEL: {} items are on no list of their list_lru\n", n_lost);
+        pr_err!("MODEL: items are on no list of their list_lru: {}\n", n_lost);
     }
 }
 

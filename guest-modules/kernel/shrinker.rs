@@ -153,6 +153,12 @@ unsafe impl<T: Shrinker> Send for RegisteredShrinker<T> {}
 unsafe impl<T: Shrinker> Sync for RegisteredShrinker<T> {}
 
 impl<T: Shrinker> RegisteredShrinker<T> {
+    /// The C structure, to look at.
+    #[allow(dead_code, reason = "not every module asks")]
+    pub(crate) fn as_ptr(&self) -> *const bindings::shrinker {
+        self.ptr.as_ptr()
+    }
+
     /// `shrinker_debugfs_rename()`.
     #[allow(dead_code, reason = "not every module asks")]
     pub(crate) fn rename(&mut self, name: &CStr) -> Result {
@@ -181,7 +187,8 @@ impl<T: Shrinker> Drop for RegisteredShrinker<T> {
         // SAFETY: owned by us, not freed before (type invariant), not used afterwards.
         unsafe { bindings::shrinker_free(self.ptr.as_ptr()) };
         // SAFETY: from `KBox::into_raw()` (type invariant); shrinker_free() returns when no callback runs or will run.
-        drop(unsafe { KBox::from_raw(data) });
+        let data = unsafe { KBox::from_raw(data) };
+        data.freed();
     }
 }
 
@@ -193,6 +200,9 @@ pub(crate) trait Shrinker: Send + Sync + Sized {
 
     /// Frees up to `nr_to_scan` objects.
     fn scan_objects(&self, sc: &mut ShrinkControl<'_>) -> ScanObjects;
+
+    /// `shrinker_free()` has returned: no callback runs or will run.
+    fn freed(&self) {}
 }
 
 /// Result of [`Shrinker::count_objects`].
@@ -209,6 +219,22 @@ impl CountObjects {
     pub(crate) fn new(n: usize) -> Self {
         Self(n.min(Self::MAX))
     }
+
+    /// The number; 0 for [`CountObjects::EMPTY`].
+    #[allow(dead_code, reason = "not every module asks")]
+    pub(crate) fn n(self) -> usize {
+        if self.is_empty() {
+            0
+        } else {
+            self.0
+        }
+    }
+
+    /// Whether it is [`CountObjects::EMPTY`].
+    #[allow(dead_code, reason = "not every module asks")]
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == compat::SHRINK_EMPTY
+    }
 }
 
 /// Result of [`Shrinker::scan_objects`].
@@ -222,6 +248,12 @@ impl ScanObjects {
     /// So many were freed. Never a sentinel: the value is capped.
     pub(crate) fn new(n: usize) -> Self {
         Self(n.min(CountObjects::MAX))
+    }
+
+    /// The number; `None` for [`ScanObjects::STOP`].
+    #[allow(dead_code, reason = "not every module asks")]
+    pub(crate) fn n(self) -> Option<usize> {
+        (self.0 != compat::SHRINK_STOP).then_some(self.0)
     }
 }
 
@@ -242,7 +274,7 @@ impl ShrinkControl<'_> {
     }
 
     /// What the allocation that reclaims allows.
-    #[allow(dead_code, reason = "part of the abstraction; the modules here obey every mask")]
+    #[allow(dead_code, reason = "not every module asks")]
     pub(crate) fn gfp_mask(&self) -> bindings::gfp_t {
         self.get().gfp_mask
     }
@@ -263,7 +295,7 @@ impl ShrinkControl<'_> {
     }
 
     /// How many objects were scanned as far as reclaim knows; `nr_to_scan` unless set.
-    #[allow(dead_code, reason = "part of the abstraction; the modules here report nr_to_scan")]
+    #[allow(dead_code, reason = "not every module asks")]
     pub(crate) fn nr_scanned(&self) -> usize {
         self.get().nr_scanned
     }

@@ -9,6 +9,7 @@
 //! | `cache.rs` | what the shrinkers shrink, the callbacks and their budgets |
 //! | `lru.rs` | a `list_lru` and who owns its items |
 //! | `item.rs` | allocation of the items |
+//! | `model.rs`, `model_watch.rs`, `model_audit.rs`, `model_rules.rs` | whether the kernel keeps the shrinker contract |
 //! | `pads.rs` | shrinkers in bulk, that take ids |
 //! | `objects.rs` | objects with a shrinker of their own |
 //! | `slabs.rs` | slab caches |
@@ -35,6 +36,10 @@ mod item;
 mod layout;
 mod lock;
 mod lru;
+mod model;
+mod model_audit;
+mod model_rules;
+mod model_watch;
 mod objects;
 mod pads;
 mod shrinker;
@@ -46,6 +51,7 @@ use core::ffi::CStr;
 use core::sync::atomic::Ordering::Relaxed;
 use kernel::ffi::c_long;
 use kernel::prelude::*;
+use layout::model::Audit;
 use layout::{ioc, kind, lru_mode, IoctlInfo, IoctlOp, Op};
 use lru::FileBy;
 
@@ -106,6 +112,22 @@ impl Ioctl for Device {
             ioc::RESET => {
                 clock::cancel_timers();
                 reset()?;
+                model::reset();
+            }
+            ioc::WATCH_BEGIN => {
+                // SAFETY: integers only.
+                model_watch::begin(&unsafe { chrdev::read_user(arg)? });
+            }
+            ioc::WATCH_END => {
+                // SAFETY: integers only.
+                model_watch::end(&unsafe { chrdev::read_user(arg)? });
+            }
+            ioc::AUDIT => {
+                // SAFETY: integers only.
+                let mut audit: Audit = unsafe { chrdev::read_user(arg)? };
+                model_audit::execute(&mut audit)?;
+                // SAFETY: six u32 and bytes, no padding (size asserted in model.rs of the ABI).
+                unsafe { chrdev::write_user(arg, &audit)? };
             }
             ioc::LOCKDEP => compat::lockdep_watch(arg != 0),
             _ => return Err(ENOTTY),

@@ -15,10 +15,12 @@
 //!   |___________________________ Closing <----------- Freeing
 //! ```
 //!
+//! When no program runs the audit takes a slot from `Registered` to `Auditing` and back.
+//!
 //! State and number of users live in one word, so both are judged at once. Whoever moves a slot into `Allocating`,
 //! `Configuring`, `Registering`, `Renaming`, `Freeing` or `Closing` owns it until moving it on:
 //!
-//! - `shrinker` is touched by the owner only.
+//! - `shrinker` is touched by the owner only. So are the parts of the slot's ledger (`model.rs`) that are not atomic.
 //! - `cache` is set by the owner in `Allocating` and taken in `Closing`, after the last user has gone. Users are
 //!   admitted from `Allocated` to `Freeing`, so objects and items come and go while `shrinker_free()` waits, as
 //!   they do in a filesystem that is unmounted. In `Closing` no user is admitted any more.
@@ -33,13 +35,15 @@
 //! No lock is held over any of it.
 
 use crate::cache::{Cache, Callbacks};
-use crate::clock;
 use crate::layout::{alloc_flag, N_SLOTS};
+use crate::model::NAME_BYTES;
 use crate::shrinker::{Flags, Methods, RegisteredShrinker, UnregisteredShrinker};
+use crate::{clock, model};
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering::*};
+use kernel::bindings;
 use kernel::prelude::*;
 
 const EMPTY: u32 = 0;
@@ -51,6 +55,8 @@ const REGISTERED: u32 = 5;
 const RENAMING: u32 = 6;
 const FREEING: u32 = 7;
 const CLOSING: u32 = 8;
+/// Registered, and being looked at by the audit.
+const AUDITING: u32 = 9;
 /// The state's bits in the word; users are counted above.
 const STATE_MASK: u32 = 0xff;
 const ONE_USER: u32 = 0x100;
@@ -92,6 +98,20 @@ pub(crate) fn n_held() -> u32 {
     SLOTS.iter().filter(|slot| slot.word.load(Relaxed) & STATE_MASK != EMPTY).count() as u32
 }
 
+/// Runs `f` on a slot's shrinker if that is registered. Meant for when no other thread executes ops.
+pub(crate) fn with_registered<R>(slot_idx: usize, f: impl FnOnce(&bindings::shrinker) -> R) -> Result<R> {
+    let slot = SLOTS.get(slot_idx).ok_or(EINVAL)?;
+    slot.go(REGISTERED, AUDITING)?;
+    // SAFETY: we own the slot.
+    let result = match unsafe { &*slot.shrinker.get() } {
+        // SAFETY: registered and not freed while we own the slot; what reclaim changes in it are atomics.
+        Held::Registered(shrinker) => Ok(f(unsafe { &*shrinker.as_ptr() })),
+        _ => Err(EAGAIN),
+    };
+    slot.release(AUDITING, REGISTERED);
+    result
+}
+
 /// Frees every slot. Meant for when no other thread executes ops; a slot that another one owns for more than a second
 /// makes it fail with `EBUSY`.
 pub(crate) fn reset() -> Result {
@@ -119,6 +139,11 @@ impl Slot {
         }
     }
 
+    /// Number of the slot.
+    fn idx(&self) -> usize {
+        (ptr::from_ref(self) as usize - SLOTS.as_ptr() as usize) / size_of::<Slot>()
+    }
+
     /// Moves from one state to another, keeping the users.
     fn go(&self, from: u32, to: u32) -> Result {
         let step = |word: u32| (word & STATE_MASK == from).then_some(word & !STATE_MASK | to);
@@ -144,6 +169,7 @@ impl Slot {
         let mut buffer = [0; NAME_BYTES];
         let name = name(&mut buffer, slot_idx, name_seed);
         let shrinker = UnregisteredShrinker::alloc(flags(bits), name)?;
+        model::ledger(slot_idx.into()).begin(name);
         let methods =
             if bits & alloc_flag::COUNT_ONLY != 0 { Methods::CountOnly } else { Methods::CountAndScan };
         let cache = Cache::new(slot_idx, methods)?;
@@ -180,14 +206,24 @@ impl Slot {
     fn register_owned(&self) -> Result {
         let cache = NonNull::new(self.cache.load(Acquire)).ok_or(EAGAIN)?;
         // SAFETY: `free` frees the shrinker before it takes the cache.
-        let callbacks = unsafe { Callbacks::new(cache)? };
+        let callbacks =
+            |shrinker: &UnregisteredShrinker| unsafe { Callbacks::new(cache, self.idx(), shrinker.as_ptr()) };
         // SAFETY: we own the slot.
         let held = unsafe { &mut *self.shrinker.get() };
+        let Held::Unregistered(shrinker) = held else { return Err(EAGAIN) };
+        let callbacks = callbacks(shrinker)?;
+        let ledger = model::ledger(self.idx());
+        // SAFETY: the slot's cache, which we own.
+        let lru = unsafe { &cache.as_ref().lru };
+        // SAFETY: not registered, so nobody changes it.
+        ledger.registering(unsafe { &*shrinker.as_ptr() }, lru.allocations_succeed());
         if let Held::Unregistered(shrinker) = core::mem::replace(held, Held::Nothing) {
             // SAFETY: the cache lives until `free`, and its methods never change.
             let methods = unsafe { cache.as_ref() }.methods;
             *held = Held::Registered(shrinker.register(callbacks, methods));
         }
+        lru.registered();
+        ledger.registered(lru.allocations_succeed());
         Ok(())
     }
 
@@ -199,12 +235,15 @@ impl Slot {
         };
         let mut buffer = [0; NAME_BYTES];
         let name = name(&mut buffer, slot_idx, name_seed);
+        let ledger = model::ledger(slot_idx.into());
+        let succeeds = self.with_cache(|cache| Ok(cache.lru.allocations_succeed()));
         // SAFETY: we own the slot.
         let result = match unsafe { &mut *self.shrinker.get() } {
             Held::Unregistered(shrinker) => shrinker.rename(name),
             Held::Registered(shrinker) => shrinker.rename(name),
             Held::Nothing => Err(EAGAIN),
         };
+        ledger.renamed(result.is_ok().then_some(name), matches!(succeeds, Ok(true)));
         self.release(owned, from);
         result
     }
@@ -212,6 +251,7 @@ impl Slot {
     /// `shrinker_free()`, then everything else in the order given in the head of the file.
     pub(crate) fn free(&self) -> Result {
         self.go(REGISTERED, FREEING).or_else(|_| self.go(ALLOCATED, FREEING))?;
+        model::ledger(self.idx()).registered.store(false, Release);
         // SAFETY: we own the slot.
         let held = unsafe { core::mem::replace(&mut *self.shrinker.get(), Held::Nothing) };
         drop(held);
@@ -256,9 +296,6 @@ pub(crate) fn flags(bits: u32) -> Flags {
     }
     flags
 }
-
-/// Room for the longest name.
-const NAME_BYTES: usize = 192;
 
 /// Name of a slot's shrinker: `st<slot>-`, by which debugfs entries are told apart, and a tail that `seed` picks: short,
 /// long, longer than debugfs keeps (the entry then loses its number), with what looks like a format, with a slash

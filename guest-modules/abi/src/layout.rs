@@ -5,11 +5,13 @@
 mod choices;
 #[allow(unused_imports, reason = "not every module that shares this file needs them")]
 pub use choices::*;
+#[path = "model.rs"]
+pub mod model;
 
 /// First word of every structure that crosses the guest boundary ("SHRT").
 pub const ABI_MAGIC: u32 = 0x5348_5254;
 /// Raised whenever a layout or the meaning of an op changes.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Shrinkers a program can hold at once.
 pub const N_SLOTS: usize = 16;
@@ -233,7 +235,10 @@ pub struct IoctlInfo {
 
 /// ioctl numbers (`_IOWR('S', nr, type)` and `_IO('S', nr)`).
 pub mod ioc {
-    use super::{IoctlInfo, IoctlOp};
+    use super::{
+        IoctlInfo, IoctlOp,
+        model::{Audit, Watch},
+    };
     const fn iowr(nr: u32, size: usize) -> u32 {
         (3 << 30) | ((size as u32) << 16) | ((b'S' as u32) << 8) | nr
     }
@@ -247,6 +252,12 @@ pub mod ioc {
     pub const CANARY: u32 = ((b'S' as u32) << 8) | 4;
     /// 0: lockdep looks away from the calling thread; else: it looks again.
     pub const LOCKDEP: u32 = ((b'S' as u32) << 8) | 5;
+    /// What the calling thread is about to do, so that callbacks know who calls them.
+    pub const WATCH_BEGIN: u32 = iowr(6, size_of::<Watch>());
+    /// It is done; what it promised is checked.
+    pub const WATCH_END: u32 = iowr(7, size_of::<Watch>());
+    /// One step of the audit after a program.
+    pub const AUDIT: u32 = iowr(8, size_of::<Audit>());
 }
 
 /// Ways the canary module misbehaves, each in a callback of a shrinker of its own.

@@ -12,9 +12,9 @@ use std::{
 };
 
 use abi::{
-    layout::{N_THREADS, Op, ioc},
+    layout::{N_THREADS, Op, ioc, kind},
     ops,
-    program::{WIRE_MAX, WireThread, decode},
+    program::{WIRE_MAX, WireThread, decode, is_deep},
     shm::{
         DATA_BYTES, DATA_OFFSET, Header, OpRecord, PROGRAMS_BYTES, PROGRAMS_OFFSET, ProgramRef,
         ProgramResult, RESULTS_OFFSET, flag, state, status,
@@ -26,6 +26,7 @@ use nix::{
 };
 
 use crate::{
+    audit::Auditor,
     boot::{Context, Result, put},
     log,
     sys::{self, Plain},
@@ -49,6 +50,9 @@ pub struct Runner<'a> {
     watch: Watch,
     data_used: usize,
     leftovers: Leftovers,
+    auditor: Auditor,
+    /// A worker of the present program was killed.
+    killed: bool,
 }
 
 impl<'a> Runner<'a> {
@@ -63,6 +67,8 @@ impl<'a> Runner<'a> {
             watch,
             data_used: 0,
             leftovers: Leftovers::new().context("look at a fresh guest")?,
+            auditor: Auditor::new(world.device),
+            killed: false,
         })
     }
 
@@ -100,6 +106,8 @@ impl<'a> Runner<'a> {
             ProgramResult { status: status::RUNNING, start_ns: sys::now_ns(), ..ProgramResult::default() };
         self.world.shm.write(result_at, result);
         self.leftovers.note(&threads);
+        self.auditor.note(threads.iter().flat_map(WireThread::ops));
+        self.killed = false;
         self.world.control.reset(n_threads);
         for worker in &mut self.workers[..n_threads] {
             worker.start(place.offset, place.len).context("start a worker")?;
@@ -112,7 +120,15 @@ impl<'a> Runner<'a> {
             self.world.shm.write(result_at, result);
             return Ok(state::DEADLINE);
         }
+        let deep = is_deep(&bytes);
+        let device = self.world.device;
+        // Both may keep the kernel from making debugfs files.
+        let starves = |op: Op| matches!(op.kind, kind::FAIL_NTH | kind::MEMCG_MAX);
+        let debugfs_sure = !self.killed && !threads.iter().flat_map(WireThread::ops).any(starves);
+        self.auditor.before_reset(device, deep, debugfs_sure).context("audit the program's shrinkers")?;
         self.clean_up()?;
+        let deterministic = header.flags & flag::EXIT_WHEN_DONE != 0;
+        self.auditor.after_reset(device, deep, deterministic).context("audit what is left")?;
         result.status = status::DONE;
         self.world.shm.write(result_at, result);
         match self.watch.complaint() {
@@ -153,6 +169,7 @@ impl<'a> Runner<'a> {
 
     /// A worker that the OOM killer took is replaced; its thread of this program is over.
     fn revive(&mut self, thread: usize) -> Result<()> {
+        self.killed = true;
         let _ = waitpid(self.workers[thread].pid, Some(WaitPidFlag::WNOHANG));
         self.workers[thread] = Worker::spawn(thread, self.world).context("fork a worker anew")?;
         Ok(())

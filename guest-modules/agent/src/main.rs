@@ -6,6 +6,7 @@
 //! Nothing here depends on host time: with the batch in place before the guest runs, the guest's whole course is a
 //! function of its inputs.
 
+mod audit;
 mod batch;
 mod boot;
 mod control;
@@ -15,6 +16,7 @@ mod log;
 mod sys;
 mod user_ops;
 mod watch;
+mod watched;
 mod worker;
 
 use std::{convert::Infallible, fs::File, mem::offset_of, thread, time::Duration};

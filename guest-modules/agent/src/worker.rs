@@ -135,7 +135,7 @@ fn run_thread(
         }
         let started = sys::now_ns();
         world.control.set_op_started(thread, started);
-        let result = user_ops::run(&op, &world.control, hands, |op| in_module(op, world));
+        let result = user_ops::run(&op, world, hands, |op| in_module(op, world));
         let ended = sys::now_ns();
         note(&op, result, kcov);
         let since = |ns: u64| u32::try_from(ns.saturating_sub(epoch_ns)).unwrap_or(u32::MAX);

@@ -14,7 +14,7 @@ use harness::{
     epoch::{Epoch, EpochEnd, EpochOutcome},
     oracle,
     pool::Pool,
-    program::{Program, Schedule},
+    program::{Audit, Program, Schedule},
 };
 
 use super::checks::Checks;
@@ -34,6 +34,9 @@ pub fn run(checks: &mut Checks, prepared: &Prepared) {
     checks.check(NAMES[2], || identical_from_power_on(prepared));
 }
 
+/// Of so many programs one is audited in depth.
+const DEEP_EVERY: usize = 3;
+
 /// The seeds, each so many times, under the default schedule.
 ///
 /// # Errors
@@ -46,7 +49,11 @@ pub fn seeds(n_times: usize) -> Result<Epoch> {
         programs.push(program);
     }
     let n = n_times * programs.len();
-    Ok(Epoch { programs: programs.into_iter().cycle().take(n).collect(), ..Epoch::default() })
+    let mut programs: Vec<Program> = programs.into_iter().cycle().take(n).collect();
+    for program in programs.iter_mut().step_by(DEEP_EVERY) {
+        program.audit = Audit::Deep;
+    }
+    Ok(Epoch { programs, ..Epoch::default() })
 }
 
 /// Fails unless every program ran and the kernel said nothing.

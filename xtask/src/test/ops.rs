@@ -9,7 +9,7 @@ use abi::{
 use anyhow::{Result, ensure};
 use harness::{
     epoch::{Epoch, EpochOutcome},
-    program::{OpText, Program, Schedule, Thread},
+    program::{Audit, OpText, Program, Schedule, Thread},
 };
 
 use super::{checks::Checks, det::ensure_clean};
@@ -60,10 +60,14 @@ const USES: &[&str] = &[
 /// Runs them.
 pub fn run(checks: &mut Checks, prepared: &Prepared) {
     checks.check(NAMES[0], || {
-        let programs = programs()?;
-        let outcome = prepared.pool()?.run(Epoch { programs: programs.clone(), ..Epoch::default() });
-        ensure_clean(&outcome)?;
-        ensure_each_works(&programs, &outcome)
+        for audit in [Audit::Light, Audit::Deep] {
+            let programs = programs()?.into_iter().map(|program| Program { audit, ..program });
+            let programs: Vec<Program> = programs.collect();
+            let outcome = prepared.pool()?.run(Epoch { programs: programs.clone(), ..Epoch::default() });
+            ensure_clean(&outcome)?;
+            ensure_each_works(&programs, &outcome)?;
+        }
+        Ok(())
     });
 }
 
@@ -84,7 +88,7 @@ fn programs() -> Result<Vec<Program>> {
         let share = ops.len().div_ceil(N_THREADS);
         let threads = ops.chunks(share).enumerate();
         let threads = threads.map(|(cpu, ops)| Thread { cpu: cpu as u8, ops: ops.to_vec() }).collect();
-        Program { schedule: Schedule::default(), threads }
+        Program { schedule: Schedule::default(), audit: Audit::Light, threads }
     };
     let ops = TOPICS.iter().flat_map(|(topic, ops)| ops.iter().map(|spec| (*topic, spec)));
     let mut programs = ops.map(alone).collect::<Result<Vec<Program>>>()?;

@@ -9,35 +9,39 @@ use std::{
 
 use abi::layout::{Op, SCAN_TEXTS, kind};
 
-use super::{Hands, groups, read, write};
+use super::{Hands, groups};
+use crate::watched::{self, Scan};
 
-const SHRINKERS: &str = "/sys/kernel/debug/shrinker";
+/// One folder for each shrinker.
+pub const SHRINKERS: &str = "/sys/kernel/debug/shrinker";
 
 /// Executes one of them.
-pub(super) fn run(op: &Op, hands: &mut Hands) -> io::Result<i32> {
+pub(super) fn run(op: &Op, device: &File, hands: &mut Hands) -> io::Result<i32> {
     match op.kind {
-        kind::DEBUGFS_COUNT => find(op.slot, "count").and_then(read),
+        kind::DEBUGFS_COUNT => watched::debugfs_count(device, &mut File::open(find(op.slot, "count")?)?),
         kind::DEBUGFS_SCAN => {
-            let path = find(op.slot, "scan")?;
-            write(path, &format!("{} {} {}", groups::inode(op.memcg, hands)?, op.nid, op.a))
+            let mut file = scan_file(op.slot)?;
+            let memcg = groups::inode(op.memcg, hands)?;
+            let scan = Scan { slot: op.slot, memcg, nid: op.nid, n: op.a };
+            watched::debugfs_scan(device, scan, &mut file).map(|_| 0)
         }
         kind::DEBUGFS_WRITE => {
-            let path = find(op.slot, "scan")?;
+            let mut file = scan_file(op.slot)?;
             let text = SCAN_TEXTS[op.a as usize % SCAN_TEXTS.len()];
             // One write whatever its length; an empty one reaches the kernel too.
-            File::options().write(true).open(path)?.write(text.as_bytes()).map(|n| n as i32)
+            watched::debugfs_other(device, || file.write(text.as_bytes()).map(|n| n as i32))
         }
-        kind::DEBUGFS_WALK => walk(),
+        kind::DEBUGFS_WALK => watched::debugfs_other(device, walk),
         kind::DEBUGFS_HOLD => hold(op, hands),
         kind::HELD_READ => {
             let file = held(op.a, hands)?;
             file.rewind()?;
-            let mut bytes = [0; 8192];
-            file.read(&mut bytes).map(|n| n as i32)
+            watched::debugfs_count(device, file)
         }
         kind::HELD_SCAN => {
-            let text = format!("{} {} {}", groups::inode(op.memcg, hands)?, op.nid, op.b);
-            held(op.a, hands)?.write(text.as_bytes()).map(|n| n as i32)
+            let memcg = groups::inode(op.memcg, hands)?;
+            let scan = Scan { slot: op.slot, memcg, nid: op.nid, n: op.b };
+            watched::debugfs_scan(device, scan, held(op.a, hands)?)
         }
         _ => {
             let place = hands.handles.get_mut(op.a as usize).ok_or(io::ErrorKind::InvalidInput)?;
@@ -64,12 +68,13 @@ fn find(slot: u8, file: &str) -> io::Result<PathBuf> {
     Err(io::Error::from_raw_os_error(libc::ENOENT))
 }
 
+/// The slot's `scan` file, open.
+fn scan_file(slot: u8) -> io::Result<File> {
+    File::options().write(true).open(find(slot, "scan")?)
+}
+
 fn hold(op: &Op, hands: &mut Hands) -> io::Result<i32> {
-    let file = if op.b == 0 {
-        File::open(find(op.slot, "count")?)?
-    } else {
-        File::options().write(true).open(find(op.slot, "scan")?)?
-    };
+    let file = if op.b == 0 { File::open(find(op.slot, "count")?)? } else { scan_file(op.slot)? };
     *hands.handles.get_mut(op.a as usize).ok_or(io::ErrorKind::InvalidInput)? = Some(file);
     Ok(0)
 }

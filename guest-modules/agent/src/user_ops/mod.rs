@@ -21,8 +21,11 @@ use std::{
 
 use abi::layout::{N_HANDLES, N_MEMCGS, Op, kind, zswap};
 
-pub use self::{fault::setup as setup_faults, leftovers::Leftovers, system::pin, trees::make_mount_points};
-use crate::{control::Control, sys};
+pub use self::{
+    debugfs::SHRINKERS, fault::setup as setup_faults, leftovers::Leftovers, system::pin,
+    trees::make_mount_points,
+};
+use crate::{sys, watched, worker::World};
 
 /// Where the unified hierarchy is mounted.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
@@ -58,12 +61,12 @@ impl Hands {
 }
 
 /// Executes one op, the module's too (through `in_module`), with the fault that the op before may have asked for.
-pub fn run(op: &Op, control: &Control, hands: &mut Hands, in_module: impl FnOnce(&Op) -> i32) -> i32 {
+pub fn run(op: &Op, world: World<'_>, hands: &mut Hands, in_module: impl FnOnce(&Op) -> i32) -> i32 {
     if op.kind == kind::FAIL_NTH {
         return errno(hands.fault.ask(op.a));
     }
     hands.fault.arm();
-    let result = if op.kind < kind::USER_FIRST { in_module(op) } else { errno(run_user(op, control, hands)) };
+    let result = if op.kind < kind::USER_FIRST { in_module(op) } else { errno(run_user(op, world, hands)) };
     hands.fault.disarm();
     result
 }
@@ -72,7 +75,7 @@ fn errno(result: io::Result<i32>) -> i32 {
     result.unwrap_or_else(|error| -error.raw_os_error().unwrap_or(libc::EINVAL))
 }
 
-fn run_user(op: &Op, control: &Control, hands: &mut Hands) -> io::Result<i32> {
+fn run_user(op: &Op, world: World<'_>, hands: &mut Hands) -> io::Result<i32> {
     match op.kind {
         kind::MEMCG_CREATE
         | kind::MEMCG_NEST
@@ -90,7 +93,7 @@ fn run_user(op: &Op, control: &Control, hands: &mut Hands) -> io::Result<i32> {
         | kind::DEBUGFS_HOLD
         | kind::HELD_READ
         | kind::HELD_SCAN
-        | kind::RELEASE => debugfs::run(op, hands),
+        | kind::RELEASE => debugfs::run(op, world.device, hands),
         kind::FILES
         | kind::MOUNT
         | kind::UMOUNT
@@ -101,8 +104,7 @@ fn run_user(op: &Op, control: &Control, hands: &mut Hands) -> io::Result<i32> {
         | kind::TREE_HOLD => trees::run(op, hands),
         kind::PRESSURE | kind::SWAP_OUT | kind::THP_SPLIT | kind::THP_DROP => memory::run(op, hands),
         kind::WATERMARK => watermark::run(op),
-        // The table counts from 0, the file from 1: pages, slab, both.
-        kind::DROP_CACHES => write("/proc/sys/vm/drop_caches", ["2", "1", "3"][op.a as usize % 3]),
+        kind::DROP_CACHES => watched::drop_caches(world.device, op.a),
         kind::NODE_RECLAIM => {
             write(format!("/sys/devices/system/node/node{}/reclaim", op.nid), &format!("{}K", op.a))
         }
@@ -112,7 +114,7 @@ fn run_user(op: &Op, control: &Control, hands: &mut Hands) -> io::Result<i32> {
         kind::MOVE => system::move_to(op.a, hands),
         kind::MODULE_LOAD => system::load_unloadable(),
         kind::MODULE_UNLOAD => system::unload_unloadable(),
-        kind::BARRIER => Ok(i32::from(control.barrier(op.a as usize))),
+        kind::BARRIER => Ok(i32::from(world.control.barrier(op.a as usize))),
         kind::SLEEP => {
             std::thread::sleep(Duration::from_micros(op.a.into()));
             Ok(0)
