@@ -113,12 +113,13 @@ impl Machine {
         let mut child = spawn_bound(&mut command)
             .map_err(|e| MachineError::io(format!("start {}", plan.guest.qemu.display()), e))?;
         match Qmp::connect(&qmp, CONNECT_TIMEOUT, || matches!(child.try_wait(), Ok(None))) {
-            Ok(_) if plan.execution == Execution::Deterministic && !lockstep::is_in(child.id()) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                Err(MachineError::NoLockstep(plan.guest.qemu.clone()))
+            Ok(qmp) => {
+                let machine = Machine { child, run_dir: run_dir.to_owned(), qmp, shm, console };
+                if plan.execution == Execution::Deterministic && !lockstep::is_in(machine.pid()) {
+                    return Err(MachineError::NoLockstep(plan.guest.qemu.clone()));
+                }
+                Ok(machine)
             }
-            Ok(qmp) => Ok(Machine { child, run_dir: run_dir.to_owned(), qmp, shm, console }),
             Err(source) => {
                 let _ = child.kill();
                 let _ = child.wait();

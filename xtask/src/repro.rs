@@ -170,18 +170,17 @@ fn run_all(
             continue;
         };
         let what = judge(&outcome, stored, &mut tally);
-        consoles.insert(blake3::hash(&outcome.console));
+        let hash = blake3::hash(&outcome.console);
+        let name = &hash.to_hex()[..12];
+        consoles.insert(hash);
         tally.n_as_stored += u32::from(outcome.console == stored.console);
         if let Some(dir) = &args.consoles {
-            let path = dir.join(format!("{}.log", &blake3::hash(&outcome.console).to_hex()[..12]));
+            let path = dir.join(format!("{name}.log"));
             fs::write(&path, &outcome.console).with_context(|| format!("cannot write {}", path.display()))?;
         }
         if !args.json {
             let secs = outcome.wall.as_secs_f64();
-            println!(
-                "run {n}: {what} ({secs:.1} s, console {})",
-                &blake3::hash(&outcome.console).to_hex()[..12]
-            );
+            println!("run {n}: {what} ({secs:.1} s, console {name})");
         }
     }
     tally.n_consoles = consoles.len();

@@ -5,7 +5,7 @@
 use std::{
     fs::{self, File},
     mem::offset_of,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, PermissionsExt},
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -34,6 +34,7 @@ pub const NAMES: &[&str] = &[
     "a kernel that is not there is the machine's failure",
     "a QEMU killed in an epoch is the machine's failure, and the next epoch runs",
     "a console that floods ends the guest",
+    "a QEMU that cannot be kept in lockstep is refused",
 ];
 
 /// How long a guest may take to be in the middle of an epoch.
@@ -51,6 +52,7 @@ pub fn run(checks: &mut Checks, prepared: &Prepared) {
     });
     checks.check(NAMES[2], || killed(prepared));
     checks.check(NAMES[3], || flood(prepared));
+    checks.check(NAMES[4], || not_in_lockstep(guest));
 }
 
 fn fails_naming(guest: &GuestConfig, words: &str) -> Result<()> {
@@ -62,6 +64,16 @@ fn fails_naming(guest: &GuestConfig, words: &str) -> Result<()> {
     ensure!(why.contains(words), "the error does not name {words}: {why}");
     ensure!(started.elapsed() < Duration::from_secs(15), "only after {:?}: {why}", started.elapsed());
     Ok(())
+}
+
+/// As if it were static: the dynamic linker is told nothing.
+fn not_in_lockstep(guest: &GuestConfig) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let qemu = dir.path().join("deaf-qemu");
+    let script = format!("#!/bin/sh\nexec env -u LD_PRELOAD '{}' \"$@\"\n", guest.qemu.display());
+    fs::write(&qemu, script)?;
+    fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755))?;
+    fails_naming(&GuestConfig { qemu, ..guest.clone() }, "deaf-qemu ignores LD_PRELOAD")
 }
 
 fn killed(prepared: &Prepared) -> Result<()> {
