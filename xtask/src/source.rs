@@ -4,7 +4,9 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -29,8 +31,38 @@ pub struct Source {
     pub id: String,
     /// Its top folder.
     pub dir: PathBuf,
-    /// Files with their content, where the id was made from them.
-    pub listing: Option<Listing>,
+    /// Where it is a folder of the user's.
+    users: Option<Users>,
+}
+
+/// The files of a folder of the user's.
+#[derive(Clone, Debug)]
+struct Users {
+    /// With the hashes that were needed.
+    listing: Listing,
+    /// What is remembered of the folder.
+    memory: PathBuf,
+}
+
+/// The first line of what is remembered of a folder of the user's; the second is its [`Listing`], with hashes.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Seen {
+    /// See [`tree::look`].
+    look: Option<String>,
+    id: String,
+}
+
+impl Source {
+    /// Files with their content, for a folder of the user's.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn listing(&self) -> Result<Option<Listing>> {
+        let Some(users) = &self.users else { return Ok(None) };
+        let mut listing = users.listing.clone();
+        tree::hash(&self.dir, &mut listing, remembered(&users.memory).as_ref())?;
+        Ok(Some(listing))
+    }
 }
 
 /// What is written beside an unpacked package, last.
@@ -57,26 +89,59 @@ pub fn debian(cache: &Cache, spec: &SourceSpec) -> Result<Source> {
     }
 }
 
-/// A folder of the user's. `index` is the listing of an earlier look at it, so that only what changed is read.
+/// A folder of the user's. What is seen of it is remembered, so that later only what changed is read.
 ///
 /// # Errors
 /// When it is no kernel source, or cannot be read.
-pub fn folder(dir: &Path, index: Option<&Listing>) -> Result<Source> {
+pub fn folder(cache: &Cache, dir: &Path) -> Result<Source> {
     let dir = dir.canonicalize().map_err(|error| usage!("--linux {}: {error}", dir.display()))?;
     const FILES: [&str; 4] = ["Kbuild", "Kconfig", "Makefile", "mm/shrinker.c"];
     if !FILES.iter().all(|file| dir.join(file).is_file()) {
         return Err(usage!("--linux {}: not the top of a kernel source with mm/shrinker.c", dir.display()));
     }
-    if index.is_none() {
-        eprintln!("reading {} (the first time all of it, later only what changed)", dir.display());
-    }
+    let when = SystemTime::now();
     let mut listing = tree::list(&dir)?;
     // Debian's own archives carry a .gitignore that ignores everything.
-    if let Some(file) = FILES.iter().find(|file| !listing.contains_key(Path::new(file))) {
+    if let Some(file) = FILES.into_iter().find(|file| !listing.contains_key(*file)) {
         return Err(usage!("--linux {}: git ignores {file} there, and with it the kernel", dir.display()));
     }
-    tree::hash(&dir, &mut listing, index)?;
-    Ok(Source { id: tree::id(&listing), dir, listing: Some(listing) })
+    let name = blake3::hash(dir.as_os_str().as_encoded_bytes()).to_hex();
+    let memory = cache.dir("trees")?.join(format!("{}.json", &name[..16]));
+    let look = tree::look(&listing, when);
+    let id = match seen(&memory).filter(|seen| seen.look.is_some() && seen.look == look) {
+        Some(seen) => seen.id,
+        None => {
+            let earlier = remembered(&memory);
+            if earlier.is_none() {
+                eprintln!("reading {} (the first time all of it, later only what changed)", dir.display());
+            }
+            tree::hash(&dir, &mut listing, earlier.as_ref())?;
+            let id = tree::id(&listing);
+            remember(&memory, &Seen { look, id: id.clone() }, &tree::without_racy(listing.clone(), when))?;
+            id
+        }
+    };
+    Ok(Source { id, dir, users: Some(Users { listing, memory }) })
+}
+
+/// The little that tells whether a folder has changed at all.
+fn seen(memory: &Path) -> Option<Seen> {
+    let mut line = String::new();
+    BufReader::new(fs::File::open(memory).ok()?).read_line(&mut line).ok()?;
+    serde_json::from_str(&line).ok()
+}
+
+/// All that is known of a folder's files.
+fn remembered(memory: &Path) -> Option<Listing> {
+    let text = fs::read_to_string(memory).ok()?;
+    serde_json::from_str(text.split_once('\n')?.1).ok()
+}
+
+fn remember(memory: &Path, seen: &Seen, listing: &Listing) -> Result<()> {
+    let mut text = serde_json::to_vec(seen).context("cannot encode")?;
+    text.push(b'\n');
+    serde_json::to_writer(&mut text, listing).context("cannot encode")?;
+    write_whole(memory, &text)
 }
 
 fn unpacked(sources: &Path, spec: &SourceSpec) -> Option<Source> {
@@ -92,7 +157,7 @@ fn unpacked(sources: &Path, spec: &SourceSpec) -> Option<Source> {
     }
     let (_, done, folder) = found.into_iter().max_by_key(|(when, ..)| *when)?;
     let id = format!("{}_{}", done.package, done.version);
-    Some(Source { id, dir: folder.join("tree"), listing: None })
+    Some(Source { id, dir: folder.join("tree"), users: None })
 }
 
 fn fetch(cache: &Cache, sources: &Path, spec: &SourceSpec) -> Result<Source> {
@@ -121,7 +186,7 @@ fn fetch(cache: &Cache, sources: &Path, spec: &SourceSpec) -> Result<Source> {
     write_whole(&whole.join("source.json"), &serde_json::to_vec_pretty(&done).context("cannot encode")?)?;
     let place = sources.join(format!("{package}_{}", version.replace(':', "%3a")));
     fs::rename(&whole, &place).with_context(|| format!("cannot make {}", place.display()))?;
-    Ok(Source { id: format!("{package}_{version}"), dir: place.join("tree"), listing: None })
+    Ok(Source { id: format!("{package}_{version}"), dir: place.join("tree"), users: None })
 }
 
 /// The package lists that know the package, and its version.
@@ -150,6 +215,8 @@ fn locate(cache: &Cache, spec: &SourceSpec) -> Result<(Apt, String)> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn unpack_by_hand(sources: &Path, version: &str) {
@@ -181,20 +248,63 @@ mod tests {
         for file in ["Kbuild", "Kconfig", "Makefile", "mm/shrinker.c"] {
             fs::write(dir.path().join(file), "").unwrap();
         }
-        assert_eq!(folder(dir.path(), None).unwrap().listing.unwrap().len(), 4);
+        let room = tempfile::tempdir().unwrap();
+        let cache = Cache::at(room.path()).unwrap();
+        let n_files = || folder(&cache, dir.path()).map(|source| source.listing().unwrap().unwrap().len());
+        assert_eq!(n_files().unwrap(), 4);
         let shell = proc::shell().unwrap();
         let path = dir.path();
         proc::read(cmd!(shell, "git init --quiet {path}")).unwrap();
-        assert_eq!(folder(dir.path(), None).unwrap().listing.unwrap().len(), 4);
+        assert_eq!(n_files().unwrap(), 4);
         fs::write(dir.path().join(".gitignore"), "/*\n").unwrap();
-        assert!(folder(dir.path(), None).unwrap_err().to_string().contains("git ignores"));
+        assert!(n_files().unwrap_err().to_string().contains("git ignores"));
+    }
+
+    #[test]
+    fn a_folder_that_looks_the_same_is_not_read_and_one_that_changed_is() {
+        let (dir, room) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let cache = Cache::at(room.path()).unwrap();
+        make_dir(&dir.path().join("mm")).unwrap();
+        let put = |file: &str, text: &str, age: u64| {
+            let path = dir.path().join(file);
+            fs::write(&path, text).unwrap();
+            let time = SystemTime::now() - Duration::from_secs(age);
+            fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+        };
+        for file in ["Kbuild", "Kconfig", "Makefile", "mm/shrinker.c"] {
+            put(file, "one", 100);
+        }
+        let first = folder(&cache, dir.path()).unwrap();
+        let memory = first.users.as_ref().unwrap().memory.clone();
+        assert_eq!(seen(&memory).unwrap().id, first.id);
+
+        // A memory that lies shows that it is believed, and that nothing is read.
+        let lie = Seen { id: "believed".into(), ..seen(&memory).unwrap() };
+        remember(&memory, &lie, &remembered(&memory).unwrap()).unwrap();
+        let again = folder(&cache, dir.path()).unwrap();
+        assert_eq!(again.id, "believed");
+        assert!(again.users.as_ref().unwrap().listing.values().all(|entry| entry.hash.is_none()));
+        assert_eq!(again.listing().unwrap(), first.listing().unwrap());
+
+        put("Makefile", "two", 50);
+        let changed = folder(&cache, dir.path()).unwrap();
+        assert_ne!(changed.id, first.id);
+        put("Makefile", "one", 40);
+        assert_eq!(folder(&cache, dir.path()).unwrap().id, first.id);
+
+        // Written a moment ago: it may be written again within the time stamp.
+        put("Makefile", "six", 0);
+        folder(&cache, dir.path()).unwrap();
+        assert_eq!(seen(&memory).unwrap().look, None);
+        assert_eq!(remembered(&memory).unwrap()["Makefile"].hash, None);
     }
 
     #[test]
     fn a_folder_that_is_no_kernel_is_the_callers_mistake() {
-        let empty = tempfile::tempdir().unwrap();
+        let (empty, room) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let cache = Cache::at(room.path()).unwrap();
         for dir in [empty.path(), &empty.path().join("absent")] {
-            let error = folder(dir, None).unwrap_err();
+            let error = folder(&cache, dir).unwrap_err();
             assert_eq!(crate::exit::exit_of(&error), crate::exit::Exit::Usage);
         }
     }

@@ -105,7 +105,7 @@ pub fn build(cache: &Cache, request: &BuildRequest<'_>) -> Result<Kernel> {
     // The slot belongs to the place that the user's path means.
     let linux = request.linux.map(|dir| dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf()));
     let slot = Slot::new(cache, &instance.name, linux.as_deref())?;
-    let source = find_source(cache, instance, linux.as_deref(), &slot)?;
+    let source = find_source(cache, instance, linux.as_deref())?;
     let recipe = Recipe {
         format: FORMAT,
         source_id: source.id.clone(),
@@ -150,9 +150,9 @@ fn load_patches(instance: &Instance, more: &[PathBuf]) -> Result<Vec<Patch>> {
     Ok(patches)
 }
 
-fn find_source(cache: &Cache, instance: &Instance, linux: Option<&Path>, slot: &Slot) -> Result<Source> {
+fn find_source(cache: &Cache, instance: &Instance, linux: Option<&Path>) -> Result<Source> {
     match linux {
-        Some(dir) => source::folder(dir, slot.listing().as_ref()),
+        Some(dir) => source::folder(cache, dir),
         None => source::debian(cache, &instance.source),
     }
 }
@@ -200,7 +200,7 @@ impl Kernel {
         let toolchain = Toolchain::find(cache)?;
         let slot = Slot::new(cache, &manifest.instance.name, manifest.linux.as_deref())?;
         let source = match &manifest.linux {
-            Some(dir) => source::folder(dir, slot.listing().as_ref())?,
+            Some(dir) => source::folder(cache, dir)?,
             None => {
                 let mut spec = manifest.instance.source.clone();
                 spec.version = recipe.source_id.split_once('_').map(|(_, version)| version.to_string());

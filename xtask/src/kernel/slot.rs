@@ -14,6 +14,7 @@ use std::{
     fs,
     io::ErrorKind,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use anyhow::{Context, Result};
@@ -126,11 +127,6 @@ impl Slot {
         Lock::acquire(&self.dir.join("lock"), &format!("the build folder of {}", self.name))
     }
 
-    /// The listing that the source copy was made from.
-    pub fn listing(&self) -> Option<Listing> {
-        self.read::<SourceRecord>("source.json").map(|record| record.listing)
-    }
-
     /// make's command line here.
     ///
     /// # Errors
@@ -176,14 +172,15 @@ impl Slot {
         if before.as_ref().is_some_and(|before| before.id == source.id) && self.src().is_dir() {
             return Ok(());
         }
-        let (listing, how) = match &source.listing {
+        let when = SystemTime::now();
+        let (listing, how) = match source.listing()? {
             // The cache's own tree, which nobody writes.
             None => (tree::list(&source.dir)?, How::Link),
-            Some(listing) => (listing.clone(), How::Copy),
+            Some(listing) => (listing, How::Copy),
         };
         eprintln!("preparing a source copy for {}", self.name);
         tree::sync(&source.dir, &self.src(), &listing, before.as_ref().map(|before| &before.listing), how)?;
-        let record = SourceRecord { id: source.id.clone(), listing: tree::without_racy(listing) };
+        let record = SourceRecord { id: source.id.clone(), listing: tree::without_racy(listing, when) };
         self.write("source.json", &record)
     }
 
@@ -258,10 +255,9 @@ fn check_kcov(source: &Path, variables: &[String]) -> Result<()> {
         Some(variable.strip_prefix("KCOV_INSTRUMENT_")?.strip_suffix(".o=y")?.to_string())
     };
     let mut missing: BTreeSet<String> = variables.iter().filter_map(stem_of).collect();
-    for path in tree::walk(source)?.iter().filter(|path| path.extension().is_some_and(|suffix| suffix == "c"))
-    {
-        if let Some(stem) = path.file_stem() {
-            missing.remove(&*stem.to_string_lossy());
+    for path in tree::walk(source)? {
+        if let Some(stem) = path.strip_suffix(".c") {
+            missing.remove(stem.rsplit('/').next().unwrap_or(stem));
         }
     }
     match missing.first() {

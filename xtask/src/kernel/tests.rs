@@ -93,16 +93,19 @@ impl Small {
         self.top.path().join("linux")
     }
 
+    fn cache(&self) -> Cache {
+        Cache::at(&self.top.path().join("cache")).unwrap()
+    }
+
     fn slot(&self) -> Slot {
-        let cache = Cache::at(&self.top.path().join("cache")).unwrap();
-        Slot::new(&cache, "small", Some(&self.tree())).unwrap()
+        Slot::new(&self.cache(), "small", Some(&self.tree())).unwrap()
     }
 
     /// Brings the slot to a kernel with these patches; says what `vmlinux` then is.
     fn establish(&self, patches: &[&str]) -> anyhow::Result<String> {
         let slot = self.slot();
         let lock = slot.lock()?;
-        let source = source::folder(&self.tree(), slot.listing().as_ref())?;
+        let source = source::folder(&self.cache(), &self.tree())?;
         let patch = |diff: &&str| Patch { name: "some.patch".into(), diff: (*diff).to_string() };
         let recipe = Recipe {
             format: FORMAT,
