@@ -2,7 +2,8 @@
 //! Where things are: the project's own folder, and the cache with everything that was downloaded or built.
 //!
 //! ```text
-//! <cache>/sources/<package>_<version>/   unpacked kernel sources; `.done` beside them is written last
+//! <cache>/sources/<package>_<version>/   unpacked kernel sources; their `source.json` is written last
+//!         trees/                         what was seen of the trees given with `--linux`
 //!         tools/<tool>/                  private prefixes of tools the machine does not have
 //!         build/<slot>/{src,out}         where a kernel is built; paths stay, so that ccache and make hit
 //!         kernels/<instance>-<key>/      finished kernels; `manifest.json` is written last
