@@ -89,6 +89,7 @@ const KINDS: &[(&str, &str, &str)] = &[
     ("PANIC: double fault", "", "DoS"),
     ("kernel oops", "", "DoS"),
     ("BUG: Object already free", "", "DoS"),
+    ("BUG: Object corrupt", "", "MEMORY_SAFETY_BUG"),
     ("BUG: ", " overwritten", "MEMORY_SAFETY_BUG"),
     ("pagealloc: ", "", "MEMORY_SAFETY_BUG"),
     ("go runtime error", "", "DoS"),

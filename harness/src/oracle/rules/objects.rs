@@ -75,6 +75,14 @@ pub(super) const RULES: &[Rule] = &[
         title: "WARNING: zero-size vmalloc in {frame}",
         ..RULE
     },
+    // SLUB ends what it says of an object with a WARNING (from 6.15 on, and in stable kernels): only that has a stack.
+    Rule {
+        name: "slub-warning",
+        head: r"WARNING: .*\b(?:object_err|(?:__)?slab_err)\+0x",
+        title: "WARNING in {frame}",
+        echo_of: &["slub"],
+        ..RULE
+    },
     Rule {
         name: "warning",
         // Without CONFIG_DEBUG_BUGVERBOSE there is no file and line.

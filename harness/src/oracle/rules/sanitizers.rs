@@ -6,6 +6,13 @@ use super::{ACCESS, Blame, Group, RULE, Rule, func};
 /// Where KMSAN's bytes came from.
 const ORIGIN: &str = r"^(?:Local variable .* created at:|Uninit was created at:)";
 
+/// The other side of a race. Functions of modules are followed by the module.
+macro_rules! other {
+    () => {
+        r"(?: \[[^\]]+\])?(?: / (?P<other>[A-Za-z_][\w.]*))?"
+    };
+}
+
 /// In order: the first rule that matches a line names the report.
 pub(super) const RULES: &[Rule] = &[
     // Sanitizers.
@@ -88,14 +95,14 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "kcsan-assert",
-        head: concat!(r"BUG: KCSAN: assert: race in ", func!(), r"(?: / (?P<other>[A-Za-z_][\w.]*))?"),
+        head: concat!(r"BUG: KCSAN: assert: race in ", func!(), other!()),
         title: "KCSAN: assert: race in {frame} / {other}",
         blame: Blame::Head,
         ..RULE
     },
     Rule {
         name: "kcsan",
-        head: concat!(r"BUG: KCSAN: data-race in ", func!(), r"(?: / (?P<other>[A-Za-z_][\w.]*))?"),
+        head: concat!(r"BUG: KCSAN: data-race in ", func!(), other!()),
         title: "KCSAN: data-race in {frame} / {other}",
         blame: Blame::Head,
         ..RULE
