@@ -57,6 +57,7 @@ const KINDS: &[(&str, &str, &str)] = &[
     ("INFO: rcu detected stall", "", "HANG"),
     ("BUG: soft lockup", "", "HANG"),
     ("BUG: hard lockup", "", "HANG"),
+    ("INFO: CSD lock stall", "", "HANG"),
     ("memory leak", "", "LEAK"),
     ("BUG: unable to handle kernel NULL pointer", "", "NULL-POINTER-DEREFERENCE"),
     ("BUG: unable to handle kernel paging request", "", "MEMORY_SAFETY_BUG"),

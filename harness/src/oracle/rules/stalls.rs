@@ -87,4 +87,15 @@ pub(super) const RULES: &[Rule] = &[
         all_callers: true,
         ..RULE
     },
+    Rule {
+        name: "csd-lock",
+        head: r"csd: Detected non-responsive CSD lock",
+        title: "INFO: CSD lock stall in {frame}",
+        alts: &["stall in {frame}"],
+        blame: Blame::Stall,
+        all_callers: true,
+        // Whatever keeps a CPU from answering is seen by several watchdogs.
+        echo_of: &["rcu-stall", "soft-lockup", "hard-lockup"],
+        ..RULE
+    },
 ];
