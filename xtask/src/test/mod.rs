@@ -11,6 +11,7 @@ mod checks;
 mod cli;
 mod det;
 mod machines;
+mod ops;
 mod rust;
 mod tidy;
 
@@ -75,7 +76,7 @@ fn run_parts(args: &TestArgs, tally: &mut Tally) -> Result<()> {
     tally.part("rust", only, rust::run);
     if !Checks::any(
         only,
-        &[cli::NAMES, det::NAMES, machines::NAMES, canaries::NAMES, campaign::NAMES].concat(),
+        &[cli::NAMES, det::NAMES, machines::NAMES, ops::NAMES, canaries::NAMES, campaign::NAMES].concat(),
     ) {
         return Ok(());
     }
@@ -88,6 +89,7 @@ fn run_parts(args: &TestArgs, tally: &mut Tally) -> Result<()> {
         tally.part("boot", only, |checks| {
             machines::run(checks, &prepared);
             det::run(checks, &prepared);
+            ops::run(checks, &prepared);
             canaries::deterministic(checks, &prepared);
             if !args.quick {
                 campaign::run(checks, &prepared);
