@@ -41,6 +41,9 @@ pub struct TestArgs {
     /// Only checks whose name contains this
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// Kernel that guests run; CI takes the one that is given here by default
+    #[arg(long, default_value = INSTANCE)]
+    instance: String,
 }
 
 /// Runs the subcommand.
@@ -80,7 +83,7 @@ fn run_parts(args: &TestArgs, tally: &mut Tally) -> Result<()> {
     ) {
         return Ok(());
     }
-    let prepared = prepare()?;
+    let prepared = prepare(&args.instance)?;
     tally.part("command line", only, |checks| cli::run(checks, &prepared));
     thread::scope(|scope| {
         // Guest time is host time there, most of it spent waiting for a hung task to be noticed.
@@ -110,9 +113,9 @@ fn house_rules(checks: &mut Checks) {
 }
 
 /// The machine that everything below runs on, deterministic engine.
-fn prepare() -> Result<Prepared> {
+fn prepare(instance: &str) -> Result<Prepared> {
     let args = MachineArgs {
-        instance: INSTANCE.into(),
+        instance: instance.into(),
         linux: None,
         patch: Vec::new(),
         append: String::new(),
