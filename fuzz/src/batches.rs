@@ -120,13 +120,14 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
-    use harness::program::{Program, Thread};
+    use harness::program::{Audit, Program, Thread};
 
     use super::*;
 
     fn choice(cpu: u8, vcpus: u8) -> Choice {
         let schedule = Schedule { vcpus, shift: 3 };
-        Choice { program: Program { schedule, threads: vec![Thread { cpu, ops: Vec::new() }] }, parent: None }
+        let threads = vec![Thread { cpu, ops: Vec::new() }];
+        Choice { program: Program { schedule, audit: Audit::Light, threads }, parent: None }
     }
 
     fn cpus(batch: &[Waiting]) -> Vec<u8> {

@@ -20,6 +20,13 @@ pub const SEEDS: &[(&str, &str)] = &[
     ("list-lru", include_str!("../seeds/list-lru.txt")),
     ("debugfs", include_str!("../seeds/debugfs.txt")),
     ("churn", include_str!("../seeds/churn.txt")),
+    ("rename", include_str!("../seeds/rename.txt")),
+    ("groups", include_str!("../seeds/groups.txt")),
+    ("superblock", include_str!("../seeds/superblock.txt")),
+    ("slab-cache", include_str!("../seeds/slab-cache.txt")),
+    ("owners", include_str!("../seeds/owners.txt")),
+    ("memory", include_str!("../seeds/memory.txt")),
+    ("faults", include_str!("../seeds/faults.txt")),
 ];
 /// Folder for files that are not programs.
 const BROKEN: &str = "broken";

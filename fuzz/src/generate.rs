@@ -4,11 +4,13 @@
 //! Half of what a thread does follows the life of a shrinker, because ops on an empty slot reach nothing.
 
 use abi::{
-    layout::{N_BARRIERS, N_MEMCGS, N_SLOTS, N_THREADS, Op, kind},
+    layout::{MEMCG_ROOT, N_BARRIERS, N_MEMCGS, N_SLOTS, N_THREADS, Op, alloc_flag, kind},
     ops::{self, ArgSpec, Domain, Field, OPS},
 };
-use harness::program::{Program, Schedule, Thread};
+use harness::program::{Audit, Program, Schedule, Thread};
 use libafl_bolts::rands::{Rand, StdRand};
+
+use crate::stories::STORIES;
 
 /// Ops a generated thread has at most, barriers and preemption points apart; mutation may grow it to the limit of the
 /// format.
@@ -21,18 +23,16 @@ const STREW_PROB: f64 = 0.5;
 const STREWN_MAX: usize = 4;
 /// Share of swarms that an op is left out of.
 const SWARM_DROP_PROB: f64 = 0.4;
-/// Ops that take a debugging kernel 50 to 250 ms of processor time where others take one to five: left out of more
-/// swarms, their sizes kept small.
-const SLOW: &[u8] = &[
-    kind::FILES,
-    kind::PRESSURE,
-    kind::MEMCG_RECLAIM,
-    kind::MEMCG_MAX,
-    kind::DEBUGFS_WALK,
-    kind::MEMCG_CREATE,
-];
-/// Share of swarms that a slow op is left out of.
-const SLOW_DROP_PROB: f64 = 0.7;
+/// Share of swarms that a dear op is left out of; its sizes are kept small.
+const DEAR_DROP_PROB: f64 = 0.7;
+/// Share of shrinkers that may lack what most have: a scan function, an lru of its own for each group.
+const ODD_PROB: f64 = 0.1;
+/// Values of a [`Domain::Place`] argument that one swarm uses.
+const PLACES_MAX: usize = 2;
+/// Share of stories told by [`Swarm::story`] rather than lives of a shrinker.
+const STORY_PROB: f64 = 0.3;
+/// Share of programs that are audited in depth, which takes as long as a short program.
+const DEEP_PROB: f64 = 0.1;
 
 /// What one program is made of.
 #[derive(Clone, Debug)]
@@ -43,43 +43,50 @@ pub struct Swarm {
     slots: Vec<u8>,
     /// Groups in use, one or two.
     memcgs: Vec<u8>,
+    /// Caches, handles, mount points in use.
+    places: Vec<u32>,
 }
 
 impl Swarm {
     /// Draws a swarm.
     pub fn draw(rand: &mut StdRand) -> Swarm {
         let weights = OPS.iter().map(|spec| {
-            let is_slow = SLOW.contains(&spec.kind);
-            let keep = !rand.coinflip(if is_slow { SLOW_DROP_PROB } else { SWARM_DROP_PROB });
+            let keep = !rand.coinflip(if spec.is_dear { DEAR_DROP_PROB } else { SWARM_DROP_PROB });
             u32::from(keep) * spec.weight * (1 << rand.below_or_zero(3))
         });
         let weights = weights.collect();
         let slots = (0..rand.between(1, 3)).map(|_| rand.below_or_zero(N_SLOTS) as u8).collect();
         let memcgs = (0..rand.between(1, 2)).map(|_| rand.below_or_zero(N_MEMCGS) as u8).collect();
-        Swarm { weights, slots, memcgs }
+        let places = (0..rand.between(1, PLACES_MAX)).map(|_| rand.below_or_zero(8) as u32).collect();
+        Swarm { weights, slots, memcgs, places }
     }
 
     /// Draws a swarm that stays on the slots and groups a program already uses.
     pub fn draw_for(rand: &mut StdRand, program: &Program) -> Swarm {
         let mut swarm = Swarm::draw(rand);
-        let used = |field: Field| {
+        let used = |wanted: fn(&ArgSpec) -> bool| {
             let ops = program.threads.iter().flat_map(|thread| &thread.ops);
-            let mut values: Vec<u8> = ops
-                .filter(|op| {
-                    ops::spec(op.kind).is_some_and(|spec| spec.args.iter().any(|arg| arg.field == field))
-                })
-                .map(|op| op.get(field) as u8)
-                .collect();
+            let values = ops.flat_map(|op| {
+                let args = ops::spec(op.kind).map_or(&[][..], |spec| spec.args);
+                args.iter().filter(|arg| wanted(arg)).map(|arg| op.get(arg.field))
+            });
+            let mut values: Vec<u32> = values.collect();
             values.sort_unstable();
             values.dedup();
             values
         };
-        let (slots, memcgs) = (used(Field::Slot), used(Field::Memcg));
+        let bytes = |values: Vec<u32>| values.into_iter().map(|value| value as u8).collect::<Vec<u8>>();
+        let slots = bytes(used(|arg| arg.field == Field::Slot));
+        let memcgs = bytes(used(|arg| arg.field == Field::Memcg));
+        let places = used(|arg| matches!(arg.domain, Domain::Place(_)));
         if !slots.is_empty() && !rand.coinflip(0.1) {
             swarm.slots = slots;
         }
         if !memcgs.is_empty() && !rand.coinflip(0.1) {
             swarm.memcgs = memcgs;
+        }
+        if !places.is_empty() && !rand.coinflip(0.1) {
+            swarm.places = places;
         }
         swarm
     }
@@ -93,17 +100,22 @@ impl Swarm {
     /// An op of that kind, its arguments drawn from the swarm.
     pub fn op_of(&self, rand: &mut StdRand, kind: u8) -> Op {
         let mut op = Op { kind, ..Op::default() };
-        for arg in ops::spec(kind).into_iter().flat_map(|spec| spec.args) {
+        let Some(spec) = ops::spec(kind) else { return op };
+        for arg in spec.args {
             let value = match arg.field {
+                _ if matches!(arg.domain, Domain::Place(_)) => pick(rand, &self.places),
                 Field::Slot => pick(rand, &self.slots).into(),
                 Field::Memcg if matches!(arg.domain, Domain::Name(_)) && rand.coinflip(0.1) => {
                     arg.domain.range().1
                 }
                 Field::Memcg => pick(rand, &self.memcgs).into(),
-                _ if SLOW.contains(&kind) => argument(rand, arg).min(argument(rand, arg)),
+                _ if spec.is_dear => argument(rand, arg).min(argument(rand, arg)),
                 _ => argument(rand, arg),
             };
             op.set(arg.field, value);
+        }
+        if kind == kind::ALLOC && !rand.coinflip(ODD_PROB) {
+            op.a &= !(alloc_flag::COUNT_ONLY | alloc_flag::PLAIN_LRU);
         }
         op.fixup()
     }
@@ -139,18 +151,36 @@ impl Swarm {
         some_of(rand, shrink, 2, &mut kinds);
         kinds.push(kind::FREE);
 
-        // One slot and one group throughout: a life is of one shrinker.
+        self.interspersed(rand, &kinds)
+    }
+
+    /// One of [`STORIES`], parts of it left out now and then.
+    pub fn story(&self, rand: &mut StdRand) -> Vec<Op> {
+        let mut kinds = pick(rand, STORIES).to_vec();
+        if rand.coinflip(0.3) {
+            kinds.remove(rand.below_or_zero(kinds.len()));
+        }
+        self.interspersed(rand, &kinds)
+    }
+
+    /// Ops of these kinds on one slot, one group, one place: with other ops of the swarm in between.
+    fn interspersed(&self, rand: &mut StdRand, kinds: &[u8]) -> Vec<Op> {
         let one = Swarm {
             weights: self.weights.clone(),
             slots: vec![pick(rand, &self.slots)],
             memcgs: vec![pick(rand, &self.memcgs)],
+            places: vec![pick(rand, &self.places)],
         };
         let mut out = Vec::with_capacity(2 * kinds.len());
         for kind in kinds {
             if rand.coinflip(0.15) {
                 out.push(self.op(rand));
             }
-            out.push(one.op_of(rand, kind));
+            let mut op = one.op_of(rand, *kind);
+            if *kind == kind::MEMCG_ENTER && out.iter().any(|before| before.kind == *kind) {
+                op.memcg = MEMCG_ROOT;
+            }
+            out.push(op);
         }
         out
     }
@@ -161,7 +191,8 @@ impl Swarm {
         let mut ops = Vec::new();
         while ops.len() < n_ops {
             if rand.coinflip(0.2) {
-                ops.extend(self.life(rand));
+                let tells = rand.coinflip(STORY_PROB);
+                ops.extend(if tells { self.story(rand) } else { self.life(rand) });
             } else {
                 ops.push(self.op(rand));
             }
@@ -178,7 +209,7 @@ pub fn program(rand: &mut StdRand, schedules: &[Schedule]) -> Program {
     // On one CPU a wake-up preempts the waker; on several, threads truly run side by side. Different races.
     let n_cpus = if rand.coinflip(0.3) { 1 } else { schedule.vcpus };
     let threads = (0..rand.between(1, N_THREADS)).map(|_| swarm.thread(rand, n_cpus)).collect();
-    let mut program = Program { schedule, threads };
+    let mut program = Program { schedule, audit: audit(rand), threads };
     if program.threads.len() > 1 && rand.coinflip(MEET_PROB) {
         let barrier = Op { kind: kind::BARRIER, a: rand.below_or_zero(N_BARRIERS) as u32, ..Op::default() };
         for thread in &mut program.threads {
@@ -197,11 +228,16 @@ pub fn program(rand: &mut StdRand, schedules: &[Schedule]) -> Program {
     program
 }
 
+/// How a program is audited.
+pub fn audit(rand: &mut StdRand) -> Audit {
+    if rand.coinflip(DEEP_PROB) { Audit::Deep } else { Audit::Light }
+}
+
 /// A value for an argument: names and flags evenly, numbers mostly small or at an edge.
 pub fn argument(rand: &mut StdRand, arg: &ArgSpec) -> u32 {
     let (min, max) = arg.domain.range();
     match arg.domain {
-        Domain::Number { .. } => number(rand, min, max),
+        Domain::Number { .. } | Domain::Place(_) => number(rand, min, max),
         Domain::Name(_) | Domain::Flags(_) => rand.between(min as usize, max as usize) as u32,
     }
 }

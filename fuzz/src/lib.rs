@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Chooses the next program. The only crate that knows LibAFL.
 //!
-//! In data-flow order: [`generate`] and [`mutate`] make programs, [`input`] is how LibAFL sees one, [`observe`] what it
-//! sees of a run, [`scheduler`] which program it goes back to, [`walk`] under which schedules; [`chooser`] puts these together. [`campaign`] is the loop:
+//! In data-flow order: [`generate`] (with [`stories`]) and [`mutate`] make programs, [`input`] is how LibAFL sees one, [`observe`] what it
+//! sees of a run (with [`situations`]), [`scheduler`] which program it goes back to, [`walk`] under which schedules; [`chooser`] puts these together. [`campaign`] is the loop:
 //! [`config`] is what it is told, [`guests`] what it asks of the machines, [`batches`] what makes an epoch, [`reduce`] how
 //! a finding gets small, [`corpus`], [`findings`] (with [`report`]) and [`stored`] what it keeps on [`disk`], [`status`]
 //! what it tells.
@@ -24,8 +24,10 @@ pub mod observe;
 pub mod reduce;
 pub mod report;
 pub mod scheduler;
+pub mod situations;
 pub mod status;
 pub mod stored;
+pub mod stories;
 pub mod walk;
 
 pub use campaign::run;

@@ -7,7 +7,7 @@ use abi::{
     ops::{self, Domain, Field},
     program::{CPUS_MAX, OPS_MAX},
 };
-use harness::program::{Program, Schedule, Thread};
+use harness::program::{Audit, Program, Schedule, Thread};
 use libafl_bolts::rands::{Rand, StdRand};
 
 use crate::generate::{self, Swarm, argument, pick, weighted};
@@ -40,6 +40,8 @@ const fn entry(name: &'static str, weight: u32, apply: fn(&mut Ctx<'_>, &mut Pro
 pub static MUTATIONS: &[Mutation] = &[
     entry("insert", 10, insert),
     entry("insert life", 3, insert_life),
+    entry("insert story", 2, insert_story),
+    entry("fail next", 3, fail_next),
     entry("delete", 10, delete),
     entry("delete range", 4, delete_range),
     entry("swap", 6, swap),
@@ -58,6 +60,7 @@ pub static MUTATIONS: &[Mutation] = &[
     entry("shift preempt", 4, shift_preempt),
     entry("remove preempt", 2, remove_preempt),
     entry("change schedule", 1, change_schedule),
+    entry("change audit", 1, change_audit),
 ];
 
 /// Most mutations applied at once.
@@ -112,6 +115,25 @@ fn insert_life(ctx: &mut Ctx<'_>, program: &mut Program) -> bool {
     let life = Swarm::draw_for(ctx.rand, program).life(ctx.rand);
     let thread = any_thread(ctx.rand, program);
     insert_at(ctx.rand, &mut program.threads[thread], life);
+    true
+}
+
+fn insert_story(ctx: &mut Ctx<'_>, program: &mut Program) -> bool {
+    let story = Swarm::draw_for(ctx.rand, program).story(ctx.rand);
+    let thread = any_thread(ctx.rand, program);
+    insert_at(ctx.rand, &mut program.threads[thread], story);
+    true
+}
+
+/// The allocation after the one that fails now fails instead; where none does, the first of some op.
+fn fail_next(ctx: &mut Ctx<'_>, program: &mut Program) -> bool {
+    let found = any_op(ctx.rand, program, |op| op.kind == kind::FAIL_NTH);
+    if let Some((thread, op)) = found.filter(|_| ctx.rand.coinflip(0.8)) {
+        program.threads[thread].ops[op].a += 1;
+        return true;
+    }
+    let Some((thread, at)) = any_op(ctx.rand, program, |_| true) else { return false };
+    program.threads[thread].ops.insert(at, Op { kind: kind::FAIL_NTH, a: 1, ..Op::default() });
     true
 }
 
@@ -307,6 +329,13 @@ fn change_schedule(ctx: &mut Ctx<'_>, program: &mut Program) -> bool {
     std::mem::replace(&mut program.schedule, schedule) != schedule
 }
 
+/// The audit becomes a deep one or is one no more; most programs do without.
+fn change_audit(ctx: &mut Ctx<'_>, program: &mut Program) -> bool {
+    let audit =
+        if program.audit == Audit::Light && ctx.rand.coinflip(0.3) { Audit::Deep } else { Audit::Light };
+    std::mem::replace(&mut program.audit, audit) != audit
+}
+
 /// A new program: mostly a mutant of `parent`, drawn from the context.
 pub fn mutant(ctx: &mut Ctx<'_>, parent: &Program) -> Program {
     let mut program = parent.clone();
@@ -354,7 +383,7 @@ mod tests {
         fn each_mutation_alone_is_total_and_tells_whether_it_changed_anything(seed: u64, n_rounds in 0..20_usize) {
             let mut rand = StdRand::with_seed(seed);
             let other = generate::program(&mut rand, SCHEDULES);
-            let empty = Program { schedule: SCHEDULES[0], threads: vec![Thread::default()] };
+            let empty = Program { schedule: SCHEDULES[0], audit: Audit::Light, threads: vec![Thread::default()] };
             let mut ctx = Ctx { rand: &mut rand, other: &other, schedules: SCHEDULES };
             for mutation in MUTATIONS {
                 let mut program = empty.clone();

@@ -29,7 +29,7 @@ use kernel::sync::{Mutex, SpinLock};
 use kernel::{bindings, new_mutex, new_spinlock};
 use layout::{canary as kind, ioc};
 use shrinker::{
-    CountObjects, Flags, RegisteredShrinker, ScanObjects, ShrinkControl, Shrinker, UnregisteredShrinker,
+    CountObjects, Flags, Methods, RegisteredShrinker, ScanObjects, ShrinkControl, Shrinker, UnregisteredShrinker,
 };
 
 declare_module! {
@@ -67,7 +67,7 @@ impl kernel::Module for CanaryModule {
             spin: KBox::pin_init(new_spinlock!(0, "canary_spin"), GFP_KERNEL)?,
         };
         let canary = KBox::new(canary, GFP_KERNEL)?;
-        let shrinker = UnregisteredShrinker::alloc(Flags::NONE, c"canary")?.register(canary);
+        let shrinker = UnregisteredShrinker::alloc(Flags::NONE, c"canary")?.register(canary, Methods::CountAndScan);
         Ok(Self { _device: Chrdev::register(module)?, _shrinker: shrinker })
     }
 }

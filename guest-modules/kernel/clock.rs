@@ -77,7 +77,8 @@ pub(crate) fn spin_ns(ns: u64) {
     }
 }
 
-fn now_ns() -> u64 {
+/// Time since boot, ns.
+pub(crate) fn now_ns() -> u64 {
     // SAFETY: allowed in any context but NMI while timekeeping is not suspended.
     unsafe { bindings::ktime_get() as u64 }
 }

@@ -24,6 +24,9 @@ const _: () = assert!(SHRINK_STOP == usize::MAX && SHRINK_EMPTY == usize::MAX - 
 pub(crate) const GFP_KERNEL: bindings::gfp_t = bindings::GFP_KERNEL;
 /// `GFP_NOFS`: `GFP_KERNEL` without `__GFP_FS` (include/linux/gfp_types.h).
 pub(crate) const GFP_NOFS: bindings::gfp_t = bindings::GFP_KERNEL & !(1 << bindings::___GFP_FS_BIT);
+/// `SLAB_RECLAIM_ACCOUNT`.
+pub(crate) const SLAB_RECLAIM_ACCOUNT: bindings::slab_flags_t =
+    1 << bindings::_slab_flag_bits__SLAB_RECLAIM_ACCOUNT;
 /// `SLAB_ACCOUNT` (include/linux/slab.h); needs CONFIG_MEMCG.
 pub(crate) const SLAB_ACCOUNT: bindings::slab_flags_t = 1 << bindings::_slab_flag_bits__SLAB_ACCOUNT;
 
@@ -68,34 +71,51 @@ pub(crate) unsafe fn list_lru_init(lru: *mut bindings::list_lru, shrinker: *mut 
     }
 }
 
-/// What a walk callback did with an item. The verdicts that drop the lock mean different things to different kernels
-/// and are left out.
+/// What a walk callback says of an item (`enum lru_status`).
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// `LRU_REMOVED`: took it off the list.
+    /// Took it off the list.
     Removed,
-    /// `LRU_SKIP`: left it.
+    /// Took it off the list, and the lock was dropped: the walk begins anew.
+    RemovedRetry,
+    /// It is to move to the end of the list.
+    Rotate,
+    /// Left it.
     Skip,
+    /// Left it, and the lock was dropped: the walk begins anew.
+    Retry,
+    /// Left it; the walk ends.
+    Stop,
+}
+
+/// Form of the C enum in Rust.
+macro_rules! lru_status {
+    ($name:ident, $constant:ident) => {{
+        #[cfg(lru_status_newtype)]
+        let status = bindings::lru_status::$name;
+        #[cfg(not(lru_status_newtype))]
+        let status = bindings::$constant;
+        status
+    }};
 }
 
 impl Verdict {
-    /// The C enum, whose form in Rust changed.
     fn status(self) -> bindings::lru_status {
-        #[cfg(lru_status_newtype)]
-        return match self {
-            Verdict::Removed => bindings::lru_status::LRU_REMOVED,
-            Verdict::Skip => bindings::lru_status::LRU_SKIP,
-        };
-        #[cfg(not(lru_status_newtype))]
-        return match self {
-            Verdict::Removed => bindings::lru_status_LRU_REMOVED,
-            Verdict::Skip => bindings::lru_status_LRU_SKIP,
-        };
+        match self {
+            Verdict::Removed => lru_status!(LRU_REMOVED, lru_status_LRU_REMOVED),
+            Verdict::RemovedRetry => lru_status!(LRU_REMOVED_RETRY, lru_status_LRU_REMOVED_RETRY),
+            Verdict::Rotate => lru_status!(LRU_ROTATE, lru_status_LRU_ROTATE),
+            Verdict::Skip => lru_status!(LRU_SKIP, lru_status_LRU_SKIP),
+            Verdict::Retry => lru_status!(LRU_RETRY, lru_status_LRU_RETRY),
+            Verdict::Stop => lru_status!(LRU_STOP, lru_status_LRU_STOP),
+        }
     }
 }
 
 /// Body of a list_lru walk callback.
 pub(crate) trait Isolate {
-    /// Judges one item. Runs with the list's lock held and must return with it held.
+    /// Judges one item. Runs with the list's lock held and must return with it held; [`walk_callback`] drops it where
+    /// the verdict asks for that.
     ///
     /// # Safety
     ///
@@ -107,17 +127,28 @@ pub(crate) trait Isolate {
     ) -> Verdict;
 }
 
-/// The walk callback that runs `T::isolate`. Before 7.x walks pass the lock as well.
+/// The walk callback that runs `T::isolate`.
+///
+/// Before 7.x walks pass the lock, and a verdict that says it was dropped is returned with it taken again; since, the
+/// lock is the list's own, such a verdict is returned without it, and so is `LRU_STOP`.
 pub(crate) fn walk_callback<T: Isolate>() -> bindings::list_lru_walk_cb {
     #[cfg(list_lru_walk_lock)]
     unsafe extern "C" fn callback<T: Isolate>(
         item: *mut bindings::list_head,
         list: *mut bindings::list_lru_one,
-        _lock: *mut bindings::spinlock_t,
+        lock: *mut bindings::spinlock_t,
         arg: *mut c_void,
     ) -> bindings::lru_status {
         // SAFETY: the walk's own arguments are passed on.
-        unsafe { T::isolate(item, list, arg) }.status()
+        let verdict = unsafe { T::isolate(item, list, arg) };
+        if matches!(verdict, Verdict::Retry | Verdict::RemovedRetry) {
+            // SAFETY: the walk holds the lock, and begins anew after these verdicts.
+            unsafe {
+                bindings::spin_unlock(lock);
+                bindings::spin_lock(lock);
+            }
+        }
+        verdict.status()
     }
     #[cfg(not(list_lru_walk_lock))]
     unsafe extern "C" fn callback<T: Isolate>(
@@ -126,7 +157,12 @@ pub(crate) fn walk_callback<T: Isolate>() -> bindings::list_lru_walk_cb {
         arg: *mut c_void,
     ) -> bindings::lru_status {
         // SAFETY: the walk's own arguments are passed on.
-        unsafe { T::isolate(item, list, arg) }.status()
+        let verdict = unsafe { T::isolate(item, list, arg) };
+        if matches!(verdict, Verdict::Retry | Verdict::RemovedRetry | Verdict::Stop) {
+            // SAFETY: the walk holds the lock of the list, and takes it for released after these verdicts.
+            unsafe { bindings::spin_unlock(&raw mut (*list).lock) };
+        }
+        verdict.status()
     }
     Some(callback::<T>)
 }
@@ -191,11 +227,23 @@ pub(crate) unsafe fn memcg_kmem_id(memcg: *mut bindings::mem_cgroup) -> c_int {
     unsafe { ptr::read_volatile(&raw const (*memcg).kmemcg_id) }
 }
 
-/// Whether `nid` is an online node.
-pub(crate) fn node_online(nid: usize) -> bool {
+/// The nodes that are online, a bit each.
+pub(crate) fn online_nodes() -> u64 {
     const N_ONLINE: usize = bindings::node_states_N_ONLINE as usize;
     // SAFETY: the array is only written on node hotplug; a torn read is impossible for a word.
-    let word = unsafe { ptr::read_volatile(&raw const bindings::node_states[N_ONLINE].bits[0]) };
+    unsafe { ptr::read_volatile(&raw const bindings::node_states[N_ONLINE].bits[0]) as u64 }
+}
+
+/// Whether `nid` is an online node.
+pub(crate) fn node_online(nid: usize) -> bool {
+    nid < 64 && online_nodes() >> nid & 1 != 0
+}
+
+/// Whether `nid` is a node that may come online; debugfs asks for those too.
+pub(crate) fn node_possible(nid: usize) -> bool {
+    const N_POSSIBLE: usize = bindings::node_states_N_POSSIBLE as usize;
+    // SAFETY: as in `online_nodes`.
+    let word = unsafe { ptr::read_volatile(&raw const bindings::node_states[N_POSSIBLE].bits[0]) };
     nid < 64 && word >> nid & 1 != 0
 }
 
@@ -216,6 +264,123 @@ pub(crate) fn lockdep_watch(on: bool) {
     }
     #[cfg(not(CONFIG_LOCKDEP))]
     let _ = on;
+}
+
+/// Whether the calling task reclaims memory: kswapd, direct reclaim, reclaim of a memcg.
+pub(crate) fn in_reclaim() -> bool {
+    // SAFETY: the current task lives while it runs; the field is its own.
+    unsafe { !(*bindings::get_current()).reclaim_state.is_null() }
+}
+
+/// Whether the calling task is a kernel thread.
+pub(crate) fn is_kthread() -> bool {
+    // SAFETY: as in `in_reclaim`.
+    unsafe { (*bindings::get_current()).flags & bindings::PF_KTHREAD != 0 }
+}
+
+/// Whether small allocations of the calling task succeed: none is made to fail, its memcg has no limit. To be called in an
+/// RCU read-side critical section.
+pub(crate) fn allocations_succeed() -> bool {
+    #[cfg(CONFIG_FAULT_INJECTION)]
+    // SAFETY: the current task lives while it runs.
+    unsafe {
+        let task = bindings::get_current();
+        if (*task).make_it_fail != 0 || ptr::read_volatile(&raw const (*task).fail_nth) != 0 {
+            return false;
+        }
+    }
+    const PAGE_COUNTER_MAX: usize = isize::MAX as usize / bindings::PAGE_SIZE;
+    let mut counter = match current_memcg() {
+        memcg if memcg.is_null() => return true,
+        // SAFETY: valid in the caller's critical section (see `current_memcg`). A pointer is computed.
+        memcg => unsafe { &raw const (*memcg).memory },
+    };
+    while !counter.is_null() {
+        // SAFETY: a memcg keeps its parents.
+        unsafe {
+            if ptr::read_volatile(&raw const (*counter).max) < PAGE_COUNTER_MAX {
+                return false;
+            }
+            counter = (*counter).parent;
+        }
+    }
+    true
+}
+
+/// Whether a memcg is the root group.
+///
+/// # Safety
+///
+/// `memcg` is null or valid.
+pub(crate) unsafe fn memcg_is_root(memcg: *mut bindings::mem_cgroup) -> bool {
+    // SAFETY: the caller's promise; the field does not change.
+    !memcg.is_null() && unsafe { (*memcg).css.parent.is_null() }
+}
+
+/// Inode of a memcg's folder, by which debugfs knows it. Null stands for the root group.
+///
+/// # Safety
+///
+/// `memcg` is null or valid.
+pub(crate) unsafe fn memcg_ino(memcg: *mut bindings::mem_cgroup) -> u64 {
+    if memcg.is_null() {
+        return 1;
+    }
+    // SAFETY: the caller's promise: a css keeps its cgroup, a cgroup its node.
+    unsafe { (*(*(*memcg).css.cgroup).kn).id }
+}
+
+/// Whether a memcg has children, or had some that are not gone for good: what they held moves to it some time after they
+/// were removed.
+///
+/// # Safety
+///
+/// `memcg` is valid.
+pub(crate) unsafe fn memcg_has_children(memcg: *mut bindings::mem_cgroup) -> bool {
+    // SAFETY: the caller's promise; a css keeps its cgroup.
+    unsafe {
+        let cgroup = (*memcg).css.cgroup;
+        let n = ptr::read_volatile(&raw const (*cgroup).nr_descendants);
+        n + ptr::read_volatile(&raw const (*cgroup).nr_dying_descendants) != 0
+    }
+}
+
+/// Work deferred by a shrinker on a node, `None` where that is not known.
+///
+/// # Safety
+///
+/// `shrinker` was allocated and is not freed before this returns, `nid` is a possible node, `memcg` is null or that of a
+/// running callback of the shrinker, and nobody allocates shrinkers: the map of ids does not grow.
+pub(crate) unsafe fn nr_deferred(
+    shrinker: *const bindings::shrinker,
+    nid: usize,
+    memcg: *mut bindings::mem_cgroup,
+) -> Option<i64> {
+    // SAFETY: the caller's promises.
+    unsafe {
+        if (*shrinker).flags & SHRINKER_MEMCG_AWARE == 0 {
+            let counters = (*shrinker).nr_deferred;
+            return Some(ptr::read_volatile(&raw const (*counters.add(nid)).counter));
+        }
+        if memcg.is_null() || (*shrinker).id < 0 {
+            return None;
+        }
+        let (idx, bit) = ((*shrinker).id as usize / 64, (*shrinker).id as usize % 64);
+        let node = *(&raw const (*memcg).nodeinfo).cast::<*const bindings::mem_cgroup_per_node>().add(nid);
+        let info = ptr::read_volatile(&raw const (*node).shrinker_info);
+        if info.is_null() || (*shrinker).id >= (*info).map_nr_max {
+            return None;
+        }
+        let unit = *(&raw const (*info).unit).cast::<*const bindings::shrinker_info_unit>().add(idx);
+        Some(ptr::read_volatile(&raw const (*unit).nr_deferred[bit].counter))
+    }
+}
+
+/// A jiffy, ns.
+pub(crate) fn jiffy_ns() -> u64 {
+    // SAFETY: computes.
+    let per_second = unsafe { bindings::__msecs_to_jiffies(1000) } as u64;
+    1_000_000_000 / per_second.max(1)
 }
 
 /// The CPU the caller runs on; a hint unless preemption is off.

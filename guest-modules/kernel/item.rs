@@ -54,11 +54,15 @@ pub(crate) fn destroy_cache() {
 }
 
 /// An item on no list, charged to the caller's memcg, whose lists on `lru` exist now.
-pub(crate) fn alloc(lru: *mut bindings::list_lru, entry_idx: usize, tag: usize) -> Result<*mut Item> {
+pub(crate) fn alloc(
+    lru: *mut bindings::list_lru,
+    entry_idx: usize,
+    tag: usize,
+    gfp: bindings::gfp_t,
+) -> Result<*mut Item> {
     let cache = CACHE.load(Acquire);
     // SAFETY: the cache lives as long as the module, the lru is initialised; ops run in process context, lock-free.
-    let item: *mut Item =
-        unsafe { bindings::kmem_cache_alloc_lru_noprof(cache, lru, compat::GFP_KERNEL) }.cast();
+    let item: *mut Item = unsafe { bindings::kmem_cache_alloc_lru_noprof(cache, lru, gfp) }.cast();
     if item.is_null() {
         return Err(ENOMEM);
     }

@@ -41,6 +41,16 @@ impl Flags {
     }
 }
 
+/// Callbacks that a shrinker has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Methods {
+    /// Both.
+    CountAndScan,
+    /// No `scan_objects`; that there is something is never said then, or reclaim would call a null pointer.
+    #[allow(dead_code, reason = "not every module has one")]
+    CountOnly,
+}
+
 /// A shrinker that the kernel does not call yet.
 ///
 /// # Invariants
@@ -77,13 +87,27 @@ impl UnregisteredShrinker {
         unsafe { (*self.ptr.as_ptr()).batch = batch as c_long };
     }
 
+    /// Id of a memcg-aware shrinker, 0 of others.
+    #[allow(dead_code, reason = "not every module asks")]
+    pub(crate) fn id(&self) -> usize {
+        // SAFETY: set by shrinker_alloc(), constant since (type invariant).
+        unsafe { (*self.ptr.as_ptr()).id as usize }
+    }
+
+    /// `shrinker_debugfs_rename()`: the name it will have in debugfs.
+    #[allow(dead_code, reason = "not every module asks")]
+    pub(crate) fn rename(&mut self, name: &CStr) -> Result {
+        // SAFETY: owned by us (type invariant), so not freed meanwhile.
+        unsafe { rename(self.ptr.as_ptr(), name) }
+    }
+
     /// The C structure, to tie a `list_lru` to it.
     pub(crate) fn as_ptr(&self) -> *mut bindings::shrinker {
         self.ptr.as_ptr()
     }
 
     /// Makes the shrinker known to the kernel, which may call it before this returns.
-    pub(crate) fn register<T: Shrinker>(self, data: KBox<T>) -> RegisteredShrinker<T> {
+    pub(crate) fn register<T: Shrinker>(self, data: KBox<T>, methods: Methods) -> RegisteredShrinker<T> {
         let ptr = self.ptr;
         // Its destructor would free the shrinker.
         core::mem::forget(self);
@@ -92,8 +116,13 @@ impl UnregisteredShrinker {
         // be registered once. The callbacks match the type behind `private_data`.
         unsafe {
             (*shrinker).private_data = KBox::into_raw(data).cast();
-            (*shrinker).count_objects = Some(count_objects::<T>);
-            (*shrinker).scan_objects = Some(scan_objects::<T>);
+            match methods {
+                Methods::CountAndScan => {
+                    (*shrinker).count_objects = Some(count_objects::<T>);
+                    (*shrinker).scan_objects = Some(scan_objects::<T>);
+                }
+                Methods::CountOnly => (*shrinker).count_objects = Some(count_nothing::<T>),
+            }
             bindings::shrinker_register(shrinker);
         }
         // INVARIANT: registered just now, with a `KBox<T>` as private data.
@@ -123,6 +152,34 @@ unsafe impl<T: Shrinker> Send for RegisteredShrinker<T> {}
 // SAFETY: a shared reference gives nothing.
 unsafe impl<T: Shrinker> Sync for RegisteredShrinker<T> {}
 
+impl<T: Shrinker> RegisteredShrinker<T> {
+    /// The C structure, to look at.
+    #[allow(dead_code, reason = "not every module asks")]
+    pub(crate) fn as_ptr(&self) -> *const bindings::shrinker {
+        self.ptr.as_ptr()
+    }
+
+    /// `shrinker_debugfs_rename()`.
+    #[allow(dead_code, reason = "not every module asks")]
+    pub(crate) fn rename(&mut self, name: &CStr) -> Result {
+        // SAFETY: ours until dropped (type invariant).
+        unsafe { rename(self.ptr.as_ptr(), name) }
+    }
+}
+
+/// # Safety
+///
+/// `shrinker` is not freed before this returns.
+unsafe fn rename(shrinker: *mut bindings::shrinker, name: &CStr) -> Result {
+    // SAFETY: the caller's promise; the format takes one string, and a nul-terminated one is given.
+    let error =
+        unsafe { bindings::shrinker_debugfs_rename(shrinker, c"%s".as_ptr().cast(), name.as_ptr()) };
+    if error < 0 {
+        return Err(Error::from_errno(error));
+    }
+    Ok(())
+}
+
 impl<T: Shrinker> Drop for RegisteredShrinker<T> {
     fn drop(&mut self) {
         // SAFETY: the shrinker is ours until shrinker_free() (type invariant), so the field may be read.
@@ -130,7 +187,8 @@ impl<T: Shrinker> Drop for RegisteredShrinker<T> {
         // SAFETY: owned by us, not freed before (type invariant), not used afterwards.
         unsafe { bindings::shrinker_free(self.ptr.as_ptr()) };
         // SAFETY: from `KBox::into_raw()` (type invariant); shrinker_free() returns when no callback runs or will run.
-        drop(unsafe { KBox::from_raw(data) });
+        let data = unsafe { KBox::from_raw(data) };
+        data.freed();
     }
 }
 
@@ -142,6 +200,9 @@ pub(crate) trait Shrinker: Send + Sync + Sized {
 
     /// Frees up to `nr_to_scan` objects.
     fn scan_objects(&self, sc: &mut ShrinkControl<'_>) -> ScanObjects;
+
+    /// `shrinker_free()` has returned: no callback runs or will run.
+    fn freed(&self) {}
 }
 
 /// Result of [`Shrinker::count_objects`].
@@ -158,6 +219,22 @@ impl CountObjects {
     pub(crate) fn new(n: usize) -> Self {
         Self(n.min(Self::MAX))
     }
+
+    /// The number; 0 for [`CountObjects::EMPTY`].
+    #[allow(dead_code, reason = "not every module asks")]
+    pub(crate) fn n(self) -> usize {
+        if self.is_empty() {
+            0
+        } else {
+            self.0
+        }
+    }
+
+    /// Whether it is [`CountObjects::EMPTY`].
+    #[allow(dead_code, reason = "not every module asks")]
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == compat::SHRINK_EMPTY
+    }
 }
 
 /// Result of [`Shrinker::scan_objects`].
@@ -171,6 +248,12 @@ impl ScanObjects {
     /// So many were freed. Never a sentinel: the value is capped.
     pub(crate) fn new(n: usize) -> Self {
         Self(n.min(CountObjects::MAX))
+    }
+
+    /// The number; `None` for [`ScanObjects::STOP`].
+    #[allow(dead_code, reason = "not every module asks")]
+    pub(crate) fn n(self) -> Option<usize> {
+        (self.0 != compat::SHRINK_STOP).then_some(self.0)
     }
 }
 
@@ -191,7 +274,7 @@ impl ShrinkControl<'_> {
     }
 
     /// What the allocation that reclaims allows.
-    #[allow(dead_code, reason = "part of the abstraction; the modules here obey every mask")]
+    #[allow(dead_code, reason = "not every module asks")]
     pub(crate) fn gfp_mask(&self) -> bindings::gfp_t {
         self.get().gfp_mask
     }
@@ -212,7 +295,7 @@ impl ShrinkControl<'_> {
     }
 
     /// How many objects were scanned as far as reclaim knows; `nr_to_scan` unless set.
-    #[allow(dead_code, reason = "part of the abstraction; the modules here report nr_to_scan")]
+    #[allow(dead_code, reason = "not every module asks")]
     pub(crate) fn nr_scanned(&self) -> usize {
         self.get().nr_scanned
     }
@@ -235,6 +318,20 @@ unsafe extern "C" fn count_objects<T: Shrinker>(
     let (data, sc) = unsafe { (&*(*shrinker).private_data.cast::<T>(), NonNull::new_unchecked(sc)) };
     // INVARIANT: `sc` is valid during the callback and belongs to its thread.
     data.count_objects(&ShrinkControl { ptr: sc, life: PhantomData }).0
+}
+
+/// `count_objects` of a shrinker without `scan_objects`.
+unsafe extern "C" fn count_nothing<T: Shrinker>(
+    shrinker: *mut bindings::shrinker,
+    sc: *mut bindings::shrink_control,
+) -> c_ulong {
+    // SAFETY: the kernel's own arguments are passed on.
+    let n = unsafe { count_objects::<T>(shrinker, sc) };
+    if n == compat::SHRINK_EMPTY {
+        n
+    } else {
+        0
+    }
 }
 
 unsafe extern "C" fn scan_objects<T: Shrinker>(

@@ -8,15 +8,19 @@
 //! ```text
 //! Empty -> Allocating -> Allocated -> Registering -> Registered
 //!   ^          |          |    ^ \ \__________________   |
-//!   |__________|          v    |  Configuring         \  |
-//!   |  (failed)      Configuring (seeks, batch)        v v
+//!   |__________|          v    |  (failed: back)      \  |  ^ \
+//!   |  (failed)      Configuring (seeks, batch, name)  |  |  \ v
+//!   |                                                  |  |  Renaming
+//!   |                                                  v  v
 //!   |___________________________ Closing <----------- Freeing
 //! ```
 //!
-//! State and number of users live in one word, so both are judged at once. Whoever moves a slot into `Allocating`,
-//! `Configuring`, `Registering`, `Freeing` or `Closing` owns it until moving it on:
+//! When no program runs the audit takes a slot from `Registered` to `Auditing` and back.
 //!
-//! - `shrinker` is touched by the owner only.
+//! State and number of users live in one word, so both are judged at once. Whoever moves a slot into `Allocating`,
+//! `Configuring`, `Registering`, `Renaming`, `Freeing` or `Closing` owns it until moving it on:
+//!
+//! - `shrinker` is touched by the owner only. So are the parts of the slot's ledger (`model.rs`) that are not atomic.
 //! - `cache` is set by the owner in `Allocating` and taken in `Closing`, after the last user has gone. Users are
 //!   admitted from `Allocated` to `Freeing`, so objects and items come and go while `shrinker_free()` waits, as
 //!   they do in a filesystem that is unmounted. In `Closing` no user is admitted any more.
@@ -31,13 +35,15 @@
 //! No lock is held over any of it.
 
 use crate::cache::{Cache, Callbacks};
-use crate::clock;
 use crate::layout::{alloc_flag, N_SLOTS};
-use crate::shrinker::{Flags, RegisteredShrinker, UnregisteredShrinker};
+use crate::model::NAME_BYTES;
+use crate::shrinker::{Flags, Methods, RegisteredShrinker, UnregisteredShrinker};
+use crate::{clock, model};
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering::*};
+use kernel::bindings;
 use kernel::prelude::*;
 
 const EMPTY: u32 = 0;
@@ -46,8 +52,11 @@ const ALLOCATED: u32 = 2;
 const CONFIGURING: u32 = 3;
 const REGISTERING: u32 = 4;
 const REGISTERED: u32 = 5;
-const FREEING: u32 = 6;
-const CLOSING: u32 = 7;
+const RENAMING: u32 = 6;
+const FREEING: u32 = 7;
+const CLOSING: u32 = 8;
+/// Registered, and being looked at by the audit.
+const AUDITING: u32 = 9;
 /// The state's bits in the word; users are counted above.
 const STATE_MASK: u32 = 0xff;
 const ONE_USER: u32 = 0x100;
@@ -62,7 +71,7 @@ static SLOTS: [Slot; N_SLOTS] = [const { Slot::new() }; N_SLOTS];
 enum Held {
     Nothing,
     Unregistered(UnregisteredShrinker),
-    Registered(#[allow(dead_code, reason = "held to be dropped")] RegisteredShrinker<Callbacks>),
+    Registered(RegisteredShrinker<Callbacks>),
 }
 
 /// One slot.
@@ -87,6 +96,20 @@ pub(crate) fn get(slot_idx: u8) -> Result<&'static Slot> {
 /// Slots that are not empty.
 pub(crate) fn n_held() -> u32 {
     SLOTS.iter().filter(|slot| slot.word.load(Relaxed) & STATE_MASK != EMPTY).count() as u32
+}
+
+/// Runs `f` on a slot's shrinker if that is registered. Meant for when no other thread executes ops.
+pub(crate) fn with_registered<R>(slot_idx: usize, f: impl FnOnce(&bindings::shrinker) -> R) -> Result<R> {
+    let slot = SLOTS.get(slot_idx).ok_or(EINVAL)?;
+    slot.go(REGISTERED, AUDITING)?;
+    // SAFETY: we own the slot.
+    let result = match unsafe { &*slot.shrinker.get() } {
+        // SAFETY: registered and not freed while we own the slot; what reclaim changes in it are atomics.
+        Held::Registered(shrinker) => Ok(f(unsafe { &*shrinker.as_ptr() })),
+        _ => Err(EAGAIN),
+    };
+    slot.release(AUDITING, REGISTERED);
+    result
 }
 
 /// Frees every slot. Meant for when no other thread executes ops; a slot that another one owns for more than a second
@@ -116,6 +139,11 @@ impl Slot {
         }
     }
 
+    /// Number of the slot.
+    fn idx(&self) -> usize {
+        (ptr::from_ref(self) as usize - SLOTS.as_ptr() as usize) / size_of::<Slot>()
+    }
+
     /// Moves from one state to another, keeping the users.
     fn go(&self, from: u32, to: u32) -> Result {
         let step = |word: u32| (word & STATE_MASK == from).then_some(word & !STATE_MASK | to);
@@ -138,21 +166,16 @@ impl Slot {
     }
 
     fn alloc_owned(&self, slot_idx: u8, bits: u32, name_seed: u32) -> Result {
-        let mut flags = Flags::NONE;
-        for (bit, flag) in [
-            (alloc_flag::NUMA, Flags::NUMA_AWARE),
-            (alloc_flag::MEMCG, Flags::MEMCG_AWARE),
-            (alloc_flag::NONSLAB, Flags::NONSLAB),
-        ] {
-            if bits & bit != 0 {
-                flags = flags.with(flag);
-            }
-        }
         let mut buffer = [0; NAME_BYTES];
-        let shrinker = UnregisteredShrinker::alloc(flags, name(&mut buffer, slot_idx, name_seed))?;
-        let cache = Cache::new()?;
+        let name = name(&mut buffer, slot_idx, name_seed);
+        let shrinker = UnregisteredShrinker::alloc(flags(bits), name)?;
+        model::ledger(slot_idx.into()).begin(name);
+        let methods =
+            if bits & alloc_flag::COUNT_ONLY != 0 { Methods::CountOnly } else { Methods::CountAndScan };
+        let cache = Cache::new(slot_idx, methods)?;
         // As superblocks do: the lru is tied to the shrinker if that was meant to be memcg-aware, whatever became of it.
-        let tie = if bits & alloc_flag::MEMCG != 0 { shrinker.as_ptr() } else { ptr::null_mut() };
+        let is_tied = bits & (alloc_flag::MEMCG | alloc_flag::PLAIN_LRU) == alloc_flag::MEMCG;
+        let tie = if is_tied { shrinker.as_ptr() } else { ptr::null_mut() };
         // SAFETY: the cache has reached its place, nothing was done with the lru yet, and the shrinker is alive.
         unsafe { cache.lru.init(tie)? };
         self.cache.store(KBox::into_raw(cache), Release);
@@ -183,18 +206,52 @@ impl Slot {
     fn register_owned(&self) -> Result {
         let cache = NonNull::new(self.cache.load(Acquire)).ok_or(EAGAIN)?;
         // SAFETY: `free` frees the shrinker before it takes the cache.
-        let callbacks = unsafe { Callbacks::new(cache)? };
+        let callbacks =
+            |shrinker: &UnregisteredShrinker| unsafe { Callbacks::new(cache, self.idx(), shrinker.as_ptr()) };
         // SAFETY: we own the slot.
         let held = unsafe { &mut *self.shrinker.get() };
+        let Held::Unregistered(shrinker) = held else { return Err(EAGAIN) };
+        let callbacks = callbacks(shrinker)?;
+        let ledger = model::ledger(self.idx());
+        // SAFETY: the slot's cache, which we own.
+        let lru = unsafe { &cache.as_ref().lru };
+        // SAFETY: not registered, so nobody changes it.
+        ledger.registering(unsafe { &*shrinker.as_ptr() }, lru.allocations_succeed());
         if let Held::Unregistered(shrinker) = core::mem::replace(held, Held::Nothing) {
-            *held = Held::Registered(shrinker.register(callbacks));
+            // SAFETY: the cache lives until `free`, and its methods never change.
+            let methods = unsafe { cache.as_ref() }.methods;
+            *held = Held::Registered(shrinker.register(callbacks, methods));
         }
+        lru.registered();
+        ledger.registered(lru.allocations_succeed());
         Ok(())
+    }
+
+    /// `shrinker_debugfs_rename()`, before registration or after.
+    pub(crate) fn rename(&self, slot_idx: u8, name_seed: u32) -> Result {
+        let (from, owned) = match self.go(REGISTERED, RENAMING) {
+            Ok(()) => (REGISTERED, RENAMING),
+            Err(_) => self.go(ALLOCATED, CONFIGURING).map(|()| (ALLOCATED, CONFIGURING))?,
+        };
+        let mut buffer = [0; NAME_BYTES];
+        let name = name(&mut buffer, slot_idx, name_seed);
+        let ledger = model::ledger(slot_idx.into());
+        let succeeds = self.with_cache(|cache| Ok(cache.lru.allocations_succeed()));
+        // SAFETY: we own the slot.
+        let result = match unsafe { &mut *self.shrinker.get() } {
+            Held::Unregistered(shrinker) => shrinker.rename(name),
+            Held::Registered(shrinker) => shrinker.rename(name),
+            Held::Nothing => Err(EAGAIN),
+        };
+        ledger.renamed(result.is_ok().then_some(name), matches!(succeeds, Ok(true)));
+        self.release(owned, from);
+        result
     }
 
     /// `shrinker_free()`, then everything else in the order given in the head of the file.
     pub(crate) fn free(&self) -> Result {
         self.go(REGISTERED, FREEING).or_else(|_| self.go(ALLOCATED, FREEING))?;
+        model::ledger(self.idx()).registered.store(false, Release);
         // SAFETY: we own the slot.
         let held = unsafe { core::mem::replace(&mut *self.shrinker.get(), Held::Nothing) };
         drop(held);
@@ -225,8 +282,20 @@ impl Slot {
     }
 }
 
-/// Room for the longest name.
-const NAME_BYTES: usize = 192;
+/// Flags of the API for those of the op.
+pub(crate) fn flags(bits: u32) -> Flags {
+    let mut flags = Flags::NONE;
+    for (bit, flag) in [
+        (alloc_flag::NUMA, Flags::NUMA_AWARE),
+        (alloc_flag::MEMCG, Flags::MEMCG_AWARE),
+        (alloc_flag::NONSLAB, Flags::NONSLAB),
+    ] {
+        if bits & bit != 0 {
+            flags = flags.with(flag);
+        }
+    }
+    flags
+}
 
 /// Name of a slot's shrinker: `st<slot>-`, by which debugfs entries are told apart, and a tail that `seed` picks: short,
 /// long, longer than debugfs keeps (the entry then loses its number), with what looks like a format, with a slash

@@ -108,6 +108,17 @@ pub struct ProgramOutcome {
     pub cover: Vec<(u16, u16)>,
     /// Low halves of the program counters covered, sorted, each once; with [`Coverage::Pcs`], and then `cover` is empty.
     pub pcs: Vec<u32>,
-    /// Result of each op, thread after thread; `None` when it did not run.
-    pub op_results: Vec<Option<i32>>,
+    /// Each op, thread after thread; `None` when it did not run to its end.
+    pub ops: Vec<Option<OpOutcome>>,
+}
+
+/// What became of one op.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpOutcome {
+    /// What it returned; negative: an errno.
+    pub result: i32,
+    /// When it began, ns of guest time since the program did. Later than 4.3 s is not told apart.
+    pub start_ns: u32,
+    /// When it ended, likewise.
+    pub end_ns: u32,
 }

@@ -3,7 +3,7 @@
 //! wire for the guest.
 //!
 //! ```text
-//! schedule vcpus=4 shift=1
+//! schedule vcpus=4 shift=1 audit=deep
 //! thread cpu=0
 //!   alloc slot=0 flags=numa|memcg name=1
 //!   register slot=0
@@ -16,7 +16,7 @@ use std::{fmt, str::FromStr};
 use abi::{
     layout::{N_THREADS, Op},
     ops::{self, ArgSpec, Domain},
-    program::{CPUS_MAX, OPS_MAX, PROGRAM_MAGIC, WireError, decode},
+    program::{CPUS_MAX, FLAG_DEEP, OPS_MAX, PROGRAM_MAGIC, WireError, decode, is_deep},
 };
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,8 @@ use serde::{Deserialize, Serialize};
 pub struct Program {
     /// What the virtual machine looks like.
     pub schedule: Schedule,
+    /// How closely the guest looks at what the program leaves.
+    pub audit: Audit,
     /// 1 to [`N_THREADS`] threads, run side by side.
     pub threads: Vec<Thread>,
 }
@@ -36,6 +38,16 @@ pub struct Schedule {
     pub vcpus: u8,
     /// `-icount shift=`: one instruction takes `2^shift` ns of virtual time.
     pub shift: u8,
+}
+
+/// What the guest checks of the shrinker contract when a program has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Audit {
+    /// What can be seen at a glance.
+    #[default]
+    Light,
+    /// What three writes to drop_caches show, too; as long as a short program.
+    Deep,
 }
 
 /// One thread.
@@ -89,7 +101,8 @@ impl Program {
     pub fn to_wire(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.extend(PROGRAM_MAGIC.to_le_bytes());
-        out.extend([self.threads.len() as u8, 0]);
+        let flags = if self.audit == Audit::Deep { FLAG_DEEP } else { 0 };
+        out.extend([self.threads.len() as u8, flags]);
         for thread in &self.threads {
             out.extend([thread.cpu, 0]);
             out.extend((thread.ops.len() as u16).to_le_bytes());
@@ -104,15 +117,17 @@ impl Program {
     /// When the bytes are not a wire program.
     pub fn from_wire(bytes: &[u8], schedule: Schedule) -> Result<Program, WireError> {
         let (_, threads) = decode(bytes)?;
+        let audit = if is_deep(bytes) { Audit::Deep } else { Audit::Light };
         let threads =
             threads.iter().flatten().map(|thread| Thread { cpu: thread.cpu, ops: thread.ops().collect() });
-        Ok(Program { schedule, threads: threads.collect() })
+        Ok(Program { schedule, audit, threads: threads.collect() })
     }
 }
 
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "schedule vcpus={} shift={}", self.schedule.vcpus, self.schedule.shift)?;
+        write!(f, "schedule vcpus={} shift={}", self.schedule.vcpus, self.schedule.shift)?;
+        writeln!(f, "{}", if self.audit == Audit::Deep { " audit=deep" } else { "" })?;
         for thread in &self.threads {
             writeln!(f, "thread cpu={}", thread.cpu)?;
             for op in &thread.ops {
@@ -145,7 +160,7 @@ struct ArgText<'a>(&'a ArgSpec, u32);
 impl fmt::Display for ArgText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.domain {
-            Domain::Number { .. } => write!(f, "{}", self.1),
+            Domain::Number { .. } | Domain::Place(_) => write!(f, "{}", self.1),
             Domain::Name(names) => match names.get(self.1 as usize) {
                 Some(name) => f.write_str(name),
                 None => write!(f, "{}", self.1),
@@ -184,7 +199,7 @@ impl FromStr for Program {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Program, ParseError> {
-        let mut program = Program { schedule: Schedule::default(), threads: Vec::new() };
+        let mut program = Program { schedule: Schedule::default(), audit: Audit::Light, threads: Vec::new() };
         for (idx, line) in text.lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default().trim();
             if !line.is_empty() {
@@ -212,6 +227,13 @@ fn parse_line(program: &mut Program, line: &str) -> Result<(), String> {
                         program.schedule.vcpus = number(value, VCPUS_MIN.into(), VCPUS_MAX.into())? as u8
                     }
                     "shift" => program.schedule.shift = number(value, 0, SHIFT_MAX.into())? as u8,
+                    "audit" => {
+                        program.audit = match value {
+                            "light" => Audit::Light,
+                            "deep" => Audit::Deep,
+                            _ => return Err(format!("audit: `{value}` is none of light, deep")),
+                        }
+                    }
                     _ => return Err(format!("schedule has no `{key}`")),
                 }
             }
@@ -267,7 +289,10 @@ fn parse_arg(arg: &ArgSpec, text: &str) -> Result<u32, String> {
             .ok_or_else(|| format!("{}: `{name}` is none of {}", arg.name, names.join(", ")))
     };
     match arg.domain {
-        Domain::Number { min, max } => number(text, min, max).map_err(|e| format!("{}: {e}", arg.name)),
+        Domain::Number { .. } | Domain::Place(_) => {
+            let (min, max) = arg.domain.range();
+            number(text, min, max).map_err(|e| format!("{}: {e}", arg.name))
+        }
         Domain::Name(names) => Ok(position(names, text)? as u32),
         Domain::Flags(_) if text == "0" => Ok(0),
         Domain::Flags(names) => {
@@ -302,8 +327,13 @@ mod tests {
     fn any_program() -> impl Strategy<Value = Program> {
         let thread =
             (any::<u8>(), prop::collection::vec(any_op(), 0..80)).prop_map(|(cpu, ops)| Thread { cpu, ops });
-        (any::<(u8, u8)>(), prop::collection::vec(thread, 0..6))
-            .prop_map(|((vcpus, shift), threads)| Program { schedule: Schedule { vcpus, shift }, threads })
+        (any::<(u8, u8, bool)>(), prop::collection::vec(thread, 0..6)).prop_map(
+            |((vcpus, shift, deep), threads)| Program {
+                schedule: Schedule { vcpus, shift },
+                audit: if deep { Audit::Deep } else { Audit::Light },
+                threads,
+            },
+        )
     }
 
     proptest! {

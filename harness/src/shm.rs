@@ -13,13 +13,13 @@ use std::{
 use abi::{
     layout::{ABI_MAGIC, ABI_VERSION},
     shm::{
-        BATCH_MAX, Header, PROGRAMS_BYTES, PROGRAMS_OFFSET, ProgramRef, ProgramResult, RESULTS_OFFSET,
-        SHM_BYTES, status,
+        BATCH_MAX, Header, OpRecord, PROGRAMS_BYTES, PROGRAMS_OFFSET, ProgramRef, ProgramResult,
+        RESULTS_OFFSET, SHM_BYTES, status,
     },
 };
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-use crate::epoch::{Coverage, Epoch, ProgramOutcome};
+use crate::epoch::{Coverage, Epoch, OpOutcome, ProgramOutcome};
 
 /// A mapped shared-memory file.
 pub struct Shm {
@@ -44,6 +44,8 @@ unsafe impl Plain for Header {}
 unsafe impl Plain for ProgramRef {}
 // SAFETY: 4 x u32, 2 x u64, 4 x u32.
 unsafe impl Plain for ProgramResult {}
+// SAFETY: integers only, no padding.
+unsafe impl Plain for OpRecord {}
 
 impl Shm {
     /// Creates the file anew, all zero, and maps it.
@@ -116,7 +118,7 @@ impl Shm {
         else {
             return ProgramOutcome::default();
         };
-        let records = self.words(result.cover_offset, result.cover_len);
+        let records = self.many(result.cover_offset, result.cover_len);
         let (cover, pcs) = match coverage {
             Coverage::Edges => (merge(records), Vec::new()),
             Coverage::Pcs => (Vec::new(), records.collect::<BTreeSet<u32>>().into_iter().collect()),
@@ -129,17 +131,13 @@ impl Shm {
             guest_time: Duration::from_nanos(result.end_ns.saturating_sub(result.start_ns)),
             cover,
             pcs,
-            op_results: self
-                .words(result.results_offset, result.results_len)
-                .map(|word| word as i32)
-                .map(|result| (result != i32::MIN).then_some(result))
-                .collect(),
+            ops: self.many(result.results_offset, result.results_len).map(op_outcome).collect(),
         }
     }
 
-    /// `n` words from an offset the guest named; stops at the end of the mapping.
-    fn words(&self, offset: u32, n: u32) -> impl Iterator<Item = u32> + '_ {
-        (0..n as usize).map_while(move |i| self.read(offset as usize + 4 * i))
+    /// `n` values from an offset the guest named; stops at the end of the mapping.
+    fn many<T: Plain>(&self, offset: u32, n: u32) -> impl Iterator<Item = T> + '_ {
+        (0..n as usize).map_while(move |i| self.read(offset as usize + size_of::<T>() * i))
     }
 
     fn read<T: Plain>(&self, offset: usize) -> Option<T> {
@@ -163,6 +161,11 @@ impl Drop for Shm {
         // SAFETY: mapped by `create` with this size; nothing refers into it.
         let _ = unsafe { munmap(self.base.cast(), SHM_BYTES) };
     }
+}
+
+fn op_outcome(record: OpRecord) -> Option<OpOutcome> {
+    let OpRecord { result, start_ns, end_ns } = record;
+    (result != OpRecord::NOT_RUN).then_some(OpOutcome { result, start_ns, end_ns })
 }
 
 /// Adds up the records of several threads: each index once, sorted.
@@ -200,7 +203,7 @@ mod tests {
         };
         shm.write(RESULTS_OFFSET, hostile);
         let outcome = &shm.outcomes(&epoch)[0];
-        assert!(outcome.finished && outcome.cover.is_empty() && outcome.op_results.is_empty());
+        assert!(outcome.finished && outcome.cover.is_empty() && outcome.ops.is_empty());
     }
 
     #[test]

@@ -21,8 +21,8 @@ use crate::{
     proc, tools,
 };
 
-/// The kernel modules, in the order they are loaded.
-pub const MODULES: [&str; 2] = ["shrinktorture", "canary"];
+/// The kernel modules.
+pub const MODULES: [&str; 3] = ["shrinktorture", "canary", "st_unload"];
 /// The agent's target: static, so that the initramfs needs nothing else.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Written last; a folder without it does not exist.
@@ -203,7 +203,10 @@ fn rustc_version() -> Result<String> {
 
 /// The static agent binary.
 fn build_agent(cache: &Cache) -> Result<Vec<u8>> {
-    let target_dir = cache.dir("build")?.join("agent");
+    // cargo names what it builds by paths within the workspace, and takes what is newer than the sources for fresh: two
+    // checkouts must not share a folder.
+    let root = blake3::hash(paths::repo_root().as_os_str().as_encoded_bytes()).to_hex();
+    let target_dir = cache.dir("build")?.join(format!("agent-{}", &root[..8]));
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(paths::repo_root())
         .args(["build", "--quiet", "--release", "--package", "shrinktorture-agent", "--target", TARGET])

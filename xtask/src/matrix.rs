@@ -26,6 +26,9 @@ pub struct Instance {
     /// Stems of the source files that carry coverage. Default: none.
     #[serde(default)]
     pub kcov: Vec<String>,
+    /// Stems of the source files that KCSAN watches, in a kernel that has it. Default: all.
+    #[serde(default)]
+    pub kcsan: Vec<String>,
     /// Patches, relative to `kconfigs/`, in order. Default: none.
     #[serde(default)]
     pub patches: Vec<PathBuf>,
@@ -155,8 +158,10 @@ fn validate(instance: &Instance, fragments: &Path) -> Result<(), String> {
             return Err(format!("no fragment {name:?} in {}", fragments.display()));
         }
     }
-    if let Some(stem) = instance.kcov.iter().find(|stem| !plain(stem, "-_")) {
-        return Err(format!("kcov wants the stem of a source file (\"vmscan\"), not {stem:?}"));
+    for (key, stems) in [("kcov", &instance.kcov), ("kcsan", &instance.kcsan)] {
+        if let Some(stem) = stems.iter().find(|stem| !plain(stem, "-_")) {
+            return Err(format!("{key} wants the stem of a source file (\"vmscan\"), not {stem:?}"));
+        }
     }
     if let Some(patch) = instance.patches.iter().find(|patch| !fragments.join("..").join(patch).is_file()) {
         return Err(format!("no patch {}", patch.display()));
@@ -213,7 +218,7 @@ mod tests {
         check(
             "  memory_mb: 512",
             expect![
-                "KCONFIGS/matrix.yaml:5:3: instances[0]: unknown field `memory_mb`, expected one of `name`, `source`, `fragments`, `kcov`, `patches`, `append`, `memory_mib`, `vcpus`, `numa_nodes` at line 5 column 3"
+                "KCONFIGS/matrix.yaml:5:3: instances[0]: unknown field `memory_mb`, expected one of `name`, `source`, `fragments`, `kcov`, `kcsan`, `patches`, `append`, `memory_mib`, `vcpus`, `numa_nodes` at line 5 column 3"
             ],
         );
     }

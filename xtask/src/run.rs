@@ -95,12 +95,15 @@ fn show(epoch: &Epoch, outcome: &EpochOutcome, whole_console: bool) {
             result.guest_time,
             result.cover.len()
         );
-        let mut results = result.op_results.iter();
+        let mut results = result.ops.iter();
         for thread in &program.threads {
             println!("thread cpu={}", thread.cpu);
             for op in &thread.ops {
                 let text = match results.next() {
-                    Some(Some(value)) => value.to_string(),
+                    Some(Some(op)) => {
+                        let us = |ns: u32| f64::from(ns) / 1e3;
+                        format!("{}, {:.0} to {:.0} us", op.result, us(op.start_ns), us(op.end_ns))
+                    }
                     _ => "-".to_owned(),
                 };
                 println!("  {} -> {text}", OpText(op));

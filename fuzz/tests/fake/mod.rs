@@ -11,7 +11,7 @@ use abi::layout::{alloc_flag, kind, lru_mode};
 use anyhow::Result;
 use fuzz::guests::{Guests, Provenance};
 use harness::{
-    epoch::{Epoch, EpochEnd, EpochOutcome, ProgramOutcome},
+    epoch::{Epoch, EpochEnd, EpochOutcome, OpOutcome, ProgramOutcome},
     oracle::Report,
     program::{Program, Schedule},
 };
@@ -132,7 +132,8 @@ fn run(epoch: &Epoch) -> EpochOutcome {
 
 fn leaks(program: &Program) -> bool {
     let ops = program.threads.iter().flat_map(|thread| &thread.ops);
-    ops.filter(|op| op.kind == kind::DEBUGFS_WALK).count() >= 3
+    ops.filter(|op| [kind::DEBUGFS_WALK, kind::DEBUGFS_COUNT, kind::DEBUGFS_SCAN].contains(&op.kind)).count()
+        >= 3
 }
 
 #[derive(Default)]
@@ -156,7 +157,7 @@ fn execute(program: &Program) -> (Option<&'static str>, ProgramOutcome) {
             *edges.entry(u16::from(last) << 8 | u16::from(op.kind)).or_default() += 1;
             last = op.kind;
             let worked = step(&mut slots, t, op, &mut bug);
-            results.push(Some(if worked { 0 } else { -11 }));
+            results.push(Some(OpOutcome { result: if worked { 0 } else { -11 }, ..OpOutcome::default() }));
         }
     }
     let result = ProgramOutcome {
@@ -164,7 +165,7 @@ fn execute(program: &Program) -> (Option<&'static str>, ProgramOutcome) {
         n_ops: results.len() as u32,
         guest_time: Duration::from_micros(10 * results.len() as u64),
         cover: edges.into_iter().collect(),
-        op_results: results,
+        ops: results,
         ..ProgramOutcome::default()
     };
     (bug, result)

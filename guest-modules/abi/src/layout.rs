@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 //! The op as it travels, and the ioctls of `/dev/shrinktorture` and `/dev/canary`.
 
+#[path = "choices.rs"]
+mod choices;
+#[allow(unused_imports, reason = "not every module that shares this file needs them")]
+pub use choices::*;
+#[path = "model.rs"]
+pub mod model;
+
 /// First word of every structure that crosses the guest boundary ("SHRT").
 pub const ABI_MAGIC: u32 = 0x5348_5254;
 /// Raised whenever a layout or the meaning of an op changes.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 3;
 
 /// Shrinkers a program can hold at once.
 pub const N_SLOTS: usize = 16;
@@ -18,6 +25,14 @@ pub const N_THREADS: usize = 4;
 pub const N_NODES: usize = 2;
 /// Barriers a program can name.
 pub const N_BARRIERS: usize = 4;
+/// Things a thread can hold at once: open files.
+pub const N_HANDLES: usize = 4;
+/// Mount points a program can name.
+pub const N_MOUNTS: usize = 4;
+/// Slab caches a program can name.
+pub const N_CACHES: usize = 4;
+/// Objects with a shrinker of their own that a program can name.
+pub const N_OBJECTS: usize = 8;
 
 /// One operation. What the fields mean is the op table's business ([`crate` docs], `ops.rs`); fields that an
 /// op does not use are zero.
@@ -70,6 +85,34 @@ pub mod kind {
     pub const LRU_WALK: u8 = 12;
     /// Arm a timer on the calling CPU, `a` ns from now; when it fires the CPU is held for `b` ns.
     pub const PREEMPT: u8 = 13;
+    /// `shrinker_debugfs_rename()`, registered or not: `a` = name seed, as for [`ALLOC`].
+    pub const RENAME: u8 = 14;
+    /// Allocates memcg-aware shrinkers until the next id modulo 64 is `a`; `b` = 1 registers them too.
+    pub const PAD_IDS: u8 = 15;
+    /// Frees `a` of the shrinkers of [`PAD_IDS`]; `b` = which ([`super::which`]).
+    pub const UNPAD: u8 = 16;
+    /// Makes object `a`, in which its shrinker's private data are embedded: `b` = flags, `c` = what it has to shrink.
+    pub const OBJECT_NEW: u8 = 17;
+    /// Frees object `a`, its shrinker first.
+    pub const OBJECT_FREE: u8 = 18;
+    /// [`LRU_WALK`] of `b` items whose callback returns verdict `a` ([`super::verdict`]) for each.
+    pub const LRU_WALK_AS: u8 = 19;
+    /// Allocates `a` items, charged to the caller's memcg, and does not add them yet.
+    pub const LRU_MAKE: u8 = 20;
+    /// `list_lru_add_obj()` of `a` items of [`LRU_MAKE`].
+    pub const LRU_PUT: u8 = 21;
+    /// Holds for `a` µs the mutex that callbacks take ([`super::delay::LOCK`]).
+    pub const HOLD_LOCK: u8 = 22;
+    /// `kmem_cache_create()` of cache `a`: `b` = flags ([`super::cache_flag`]), `c` = size of an object.
+    pub const CACHE_CREATE: u8 = 23;
+    /// `kmem_cache_alloc()` of `b` objects of cache `a`.
+    pub const CACHE_ALLOC: u8 = 24;
+    /// `kmem_cache_free()` of `b` objects of cache `a`, every second one first.
+    pub const CACHE_FREE: u8 = 25;
+    /// `kmem_cache_shrink()` of cache `a`.
+    pub const CACHE_SHRINK: u8 = 26;
+    /// Frees what is left in cache `a`, then `kmem_cache_destroy()`.
+    pub const CACHE_DESTROY: u8 = 27;
 
     /// First kind that the agent executes.
     pub const USER_FIRST: u8 = 64;
@@ -103,58 +146,63 @@ pub mod kind {
     pub const MEMCG_MAX: u8 = 77;
     /// Create `a` files on tmpfs and drop them: dentries and inodes in the caches.
     pub const FILES: u8 = 78;
-}
-
-/// Flags of [`kind::ALLOC`]; the bits are ours, the module translates.
-pub mod alloc_flag {
-    /// `SHRINKER_NUMA_AWARE`.
-    pub const NUMA: u32 = 1;
-    /// `SHRINKER_MEMCG_AWARE`; the slot gets a memcg-aware `list_lru` tied to the shrinker.
-    pub const MEMCG: u32 = 2;
-    /// `SHRINKER_NONSLAB`.
-    pub const NONSLAB: u32 = 4;
-}
-
-/// What a callback returns.
-pub mod behave {
-    /// What the caches hold: count reports it, scan frees up to `nr_to_scan`.
-    pub const HONEST: u32 = 0;
-    /// count: 0. scan: 0 freed, `nr_scanned` as asked.
-    pub const ZERO: u32 = 1;
-    /// count: `SHRINK_EMPTY`. scan: `SHRINK_STOP`.
-    pub const STOP: u32 = 2;
-    /// count: 1024 whatever is there. scan: claims `nr_to_scan` freed, frees nothing.
-    pub const LIE: u32 = 3;
-    /// count: honest, `SHRINK_EMPTY` in place of 0. scan: frees half of what was asked.
-    pub const HALF: u32 = 4;
-    /// Number of values.
-    pub const N: u32 = 5;
-}
-
-/// What a callback does before it returns.
-pub mod delay {
-    /// Nothing.
-    pub const NONE: u32 = 0;
-    /// Sleeps (`usleep_range`).
-    pub const SLEEP: u32 = 1;
-    /// Spins with the CPU held.
-    pub const SPIN: u32 = 2;
-    /// `cond_resched()` or yield.
-    pub const YIELD: u32 = 3;
-    /// Allocates and frees with `GFP_NOFS`.
-    pub const ALLOC: u32 = 4;
-    /// Number of values.
-    pub const N: u32 = 5;
-}
-
-/// How [`kind::LRU_ADD`] files an item.
-pub mod lru_mode {
-    /// `list_lru_add_obj()`: node and memcg are derived from the object.
-    pub const OBJ: u32 = 0;
-    /// `list_lru_add()` with the caller's memcg passed explicitly, as zswap does.
-    pub const MEMCG: u32 = 1;
-    /// Number of values.
-    pub const N: u32 = 2;
+    /// The `a`-th allocation of this thread's next op fails.
+    pub const FAIL_NTH: u8 = 79;
+    /// Write `a` KiB to `memory.high` of group `memcg`.
+    pub const MEMCG_HIGH: u8 = 80;
+    /// Write `a` KiB to `memory.swap.max` of group `memcg`.
+    pub const MEMCG_SWAP_MAX: u8 = 81;
+    /// `mkdir` of group `memcg` (2 or 3) inside group `memcg - 2`, the controller handed down if that can be.
+    pub const MEMCG_NEST: u8 = 82;
+    /// Write `a` KiB to `memory.reclaim` of group `memcg` with `swappiness=b`.
+    pub const MEMCG_RECLAIM_SWAP: u8 = 83;
+    /// Write `a` KiB to the `reclaim` file of node `nid`, where there is one.
+    pub const NODE_RECLAIM: u8 = 84;
+    /// Raise the watermarks above what the calling CPU's node has free, touch `b` KiB, give kswapd `c` µs, restore;
+    /// `a` = 1 has the touching thread reclaim from its node too.
+    pub const WATERMARK: u8 = 85;
+    /// Open file `b` (count, scan) of the slot's debugfs folder as handle `a`.
+    pub const DEBUGFS_HOLD: u8 = 86;
+    /// Read handle `a` from its beginning.
+    pub const HELD_READ: u8 = 87;
+    /// Write `<memcg inode> <nid> <b>` to handle `a`.
+    pub const HELD_SCAN: u8 = 88;
+    /// Close handle `a`.
+    pub const RELEASE: u8 = 89;
+    /// Write text `a` ([`super::SCAN_TEXTS`]) to the slot's debugfs `scan` file.
+    pub const DEBUGFS_WRITE: u8 = 90;
+    /// Mount a file system ([`super::fs`], `b`) on mount point `a`.
+    pub const MOUNT: u8 = 91;
+    /// Unmount mount point `a`; `b` = how ([`super::umount`]).
+    pub const UMOUNT: u8 = 92;
+    /// Remount mount point `a`, read-only if `b` = 0.
+    pub const REMOUNT: u8 = 93;
+    /// Create `b` entries of kind `c` ([`super::entry`]) at mount point `a`.
+    pub const TREE_MAKE: u8 = 94;
+    /// Remove the first `b` entries at mount point `a`.
+    pub const TREE_REMOVE: u8 = 95;
+    /// Look up `b` names at mount point `a` that are not there.
+    pub const TREE_LOOK: u8 = 96;
+    /// Open entry `c` at mount point `b` as handle `a`.
+    pub const TREE_HOLD: u8 = 97;
+    /// Use file `b` ([`super::SLAB_FILES`]) of cache `a` in `/sys/kernel/slab`.
+    pub const SLAB_FILE: u8 = 98;
+    /// Touch `a` KiB of anonymous memory, have it swapped out, touch it again.
+    pub const SWAP_OUT: u8 = 99;
+    /// Switch zswap: `a` of [`super::zswap`].
+    pub const ZSWAP: u8 = 100;
+    /// Touch a huge page, unmap its first `a` small pages and keep the rest mapped.
+    pub const THP_SPLIT: u8 = 101;
+    /// Unmap what [`THP_SPLIT`] of this thread keeps.
+    pub const THP_DROP: u8 = 102;
+    /// Take the last CPU offline and bring it back.
+    pub const CPU_CYCLE: u8 = 103;
+    /// The thread moves to CPU `a`, modulo the CPUs that are there.
+    pub const MOVE: u8 = 104;
+    /// Load the module whose init registers shrinkers and whose exit frees them.
+    pub const MODULE_LOAD: u8 = 105;
+    /// Unload it.
+    pub const MODULE_UNLOAD: u8 = 106;
 }
 
 /// Argument of [`ioc::OP`]: the op in, its result out.
@@ -187,7 +235,10 @@ pub struct IoctlInfo {
 
 /// ioctl numbers (`_IOWR('S', nr, type)` and `_IO('S', nr)`).
 pub mod ioc {
-    use super::{IoctlInfo, IoctlOp};
+    use super::{
+        IoctlInfo, IoctlOp,
+        model::{Audit, Watch},
+    };
     const fn iowr(nr: u32, size: usize) -> u32 {
         (3 << 30) | ((size as u32) << 16) | ((b'S' as u32) << 8) | nr
     }
@@ -201,6 +252,12 @@ pub mod ioc {
     pub const CANARY: u32 = ((b'S' as u32) << 8) | 4;
     /// 0: lockdep looks away from the calling thread; else: it looks again.
     pub const LOCKDEP: u32 = ((b'S' as u32) << 8) | 5;
+    /// What the calling thread is about to do, so that callbacks know who calls them.
+    pub const WATCH_BEGIN: u32 = iowr(6, size_of::<Watch>());
+    /// It is done; what it promised is checked.
+    pub const WATCH_END: u32 = iowr(7, size_of::<Watch>());
+    /// One step of the audit after a program.
+    pub const AUDIT: u32 = iowr(8, size_of::<Audit>());
 }
 
 /// Ways the canary module misbehaves, each in a callback of a shrinker of its own.

@@ -9,8 +9,10 @@ pub const PROGRAM_MAGIC: u16 = 0x5350;
 pub const OPS_MAX: usize = 64;
 /// CPUs a thread can be pinned to are `0..CPUS_MAX`, taken modulo the CPUs that are there.
 pub const CPUS_MAX: u8 = 8;
-/// Bytes of the program header: magic u16, threads u8, reserved u8.
+/// Bytes of the program header: magic u16, threads u8, [`FLAG_DEEP`] u8.
 pub const HEADER_BYTES: usize = 4;
+/// Flag of a program after which the audit is a deep one.
+pub const FLAG_DEEP: u8 = 1;
 /// Bytes of a thread header: cpu u8, reserved u8, ops u16.
 pub const THREAD_HEADER_BYTES: usize = 4;
 /// Bytes of one op.
@@ -77,6 +79,11 @@ pub enum WireError {
     Threads,
     /// More ops in a thread than [`OPS_MAX`].
     Ops,
+}
+
+/// Whether a wire program asks for a deep audit.
+pub fn is_deep(bytes: &[u8]) -> bool {
+    bytes.get(3).is_some_and(|flags| flags & FLAG_DEEP != 0)
 }
 
 /// Reads a wire program: the number of threads and an array whose first so many elements are set.

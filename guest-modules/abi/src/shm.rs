@@ -125,10 +125,27 @@ pub struct ProgramResult {
     pub cover_offset: u32,
     /// Number of coverage records; each is `index << 16 | count` as u32, or a program counter ([`flag::PCS`]).
     pub cover_len: u32,
-    /// Offset of the op results, from the start of the region.
+    /// Offset of the op records, from the start of the region.
     pub results_offset: u32,
-    /// Number of op results: one i32 per op, thread after thread; `i32::MIN` when the op did not run.
+    /// Number of [`OpRecord`]s: one per op, thread after thread.
     pub results_len: u32,
+}
+
+/// What became of one op.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpRecord {
+    /// What it returned; [`OpRecord::NOT_RUN`] when it did not run to its end.
+    pub result: i32,
+    /// When it began, ns of guest time since the program did; [`u32::MAX`] is that or later.
+    pub start_ns: u32,
+    /// When it ended, likewise.
+    pub end_ns: u32,
+}
+
+impl OpRecord {
+    /// Value of `result` when the op did not run.
+    pub const NOT_RUN: i32 = i32::MIN;
 }
 
 /// Values of [`ProgramResult::status`].

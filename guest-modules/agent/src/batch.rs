@@ -12,12 +12,12 @@ use std::{
 };
 
 use abi::{
-    layout::{N_THREADS, Op, ioc},
+    layout::{N_THREADS, Op, ioc, kind},
     ops,
-    program::{WIRE_MAX, WireThread, decode},
+    program::{WIRE_MAX, WireThread, decode, is_deep},
     shm::{
-        DATA_BYTES, DATA_OFFSET, Header, PROGRAMS_BYTES, PROGRAMS_OFFSET, ProgramRef, ProgramResult,
-        RESULTS_OFFSET, flag, state, status,
+        DATA_BYTES, DATA_OFFSET, Header, OpRecord, PROGRAMS_BYTES, PROGRAMS_OFFSET, ProgramRef,
+        ProgramResult, RESULTS_OFFSET, flag, state, status,
     },
 };
 use nix::{
@@ -26,9 +26,11 @@ use nix::{
 };
 
 use crate::{
+    audit::Auditor,
     boot::{Context, Result, put},
-    log, sys,
-    user_ops::Groups,
+    log,
+    sys::{self, Plain},
+    user_ops::Leftovers,
     watch::Watch,
     worker::{Worker, World},
 };
@@ -47,7 +49,10 @@ pub struct Runner<'a> {
     workers: Vec<Worker>,
     watch: Watch,
     data_used: usize,
-    groups: Groups,
+    leftovers: Leftovers,
+    auditor: Auditor,
+    /// A worker of the present program was killed.
+    killed: bool,
 }
 
 impl<'a> Runner<'a> {
@@ -61,7 +66,9 @@ impl<'a> Runner<'a> {
             workers: workers.context("fork a worker")?,
             watch,
             data_used: 0,
-            groups: Groups::default(),
+            leftovers: Leftovers::new().context("look at a fresh guest")?,
+            auditor: Auditor::new(world.device),
+            killed: false,
         })
     }
 
@@ -98,7 +105,9 @@ impl<'a> Runner<'a> {
         let mut result =
             ProgramResult { status: status::RUNNING, start_ns: sys::now_ns(), ..ProgramResult::default() };
         self.world.shm.write(result_at, result);
-        self.groups.note(&threads);
+        self.leftovers.note(&threads);
+        self.auditor.note(threads.iter().flat_map(WireThread::ops));
+        self.killed = false;
         self.world.control.reset(n_threads);
         for worker in &mut self.workers[..n_threads] {
             worker.start(place.offset, place.len).context("start a worker")?;
@@ -111,7 +120,15 @@ impl<'a> Runner<'a> {
             self.world.shm.write(result_at, result);
             return Ok(state::DEADLINE);
         }
+        let deep = is_deep(&bytes);
+        let device = self.world.device;
+        // Both may keep the kernel from making debugfs files.
+        let starves = |op: Op| matches!(op.kind, kind::FAIL_NTH | kind::MEMCG_MAX);
+        let debugfs_sure = !self.killed && !threads.iter().flat_map(WireThread::ops).any(starves);
+        self.auditor.before_reset(device, deep, debugfs_sure).context("audit the program's shrinkers")?;
         self.clean_up()?;
+        let deterministic = header.flags & flag::EXIT_WHEN_DONE != 0;
+        self.auditor.after_reset(device, deep, deterministic).context("audit what is left")?;
         result.status = status::DONE;
         self.world.shm.write(result_at, result);
         match self.watch.complaint() {
@@ -152,6 +169,7 @@ impl<'a> Runner<'a> {
 
     /// A worker that the OOM killer took is replaced; its thread of this program is over.
     fn revive(&mut self, thread: usize) -> Result<()> {
+        self.killed = true;
         let _ = waitpid(self.workers[thread].pid, Some(WaitPidFlag::WNOHANG));
         self.workers[thread] = Worker::spawn(thread, self.world).context("fork a worker anew")?;
         Ok(())
@@ -184,7 +202,7 @@ impl<'a> Runner<'a> {
     fn clean_up(&mut self) -> Result<()> {
         // A shrinker_free() that never returns stops PID 1 here; the hung-task detector then reports it.
         sys::ioctl_value(self.world.device, ioc::RESET.into(), 0).context("reset the module")?;
-        self.groups.remove();
+        self.leftovers.clear();
         Ok(())
     }
 
@@ -194,10 +212,11 @@ impl<'a> Runner<'a> {
         result.results_offset = (DATA_OFFSET + self.data_used) as u32;
         for (thread, wire) in threads.iter().enumerate() {
             for op_idx in 0..wire.n_ops() {
-                let op_result = control.result(thread, op_idx);
-                result.n_ops += u32::from(op_result != crate::control::NOT_RUN);
-                result.n_errors += u32::from(op_result < 0 && op_result != crate::control::NOT_RUN);
-                result.results_len += u32::from(self.push(op_result as u32));
+                let record = control.record(thread, op_idx);
+                let ran = record.result != OpRecord::NOT_RUN;
+                result.n_ops += u32::from(ran);
+                result.n_errors += u32::from(ran && record.result < 0);
+                result.results_len += u32::from(self.push(record));
             }
         }
         result.cover_offset = (DATA_OFFSET + self.data_used) as u32;
@@ -211,12 +230,12 @@ impl<'a> Runner<'a> {
         self.world.shm.write(offset_of!(Header, data_used), self.data_used as u32);
     }
 
-    fn push(&mut self, word: u32) -> bool {
-        if self.data_used + 4 > DATA_BYTES {
+    fn push<T: Plain>(&mut self, value: T) -> bool {
+        if self.data_used + size_of::<T>() > DATA_BYTES {
             return false;
         }
-        self.world.shm.write(DATA_OFFSET + self.data_used, word);
-        self.data_used += 4;
+        self.world.shm.write(DATA_OFFSET + self.data_used, value);
+        self.data_used += size_of::<T>();
         true
     }
 

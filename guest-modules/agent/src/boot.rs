@@ -20,11 +20,13 @@ use nix::{
 
 use crate::{
     sys::{self, Mapping},
-    user_ops::{CGROUP_PARENT, CGROUP_ROOT, SCRATCH},
+    user_ops::{self, CGROUP_PARENT, CGROUP_ROOT, SCRATCH},
 };
 
 /// PCI ids of `ivshmem`.
 const IVSHMEM: (&str, &str) = ("0x1af4", "0x1110");
+/// Where programs mount.
+const MOUNT_POINTS: &str = "/mnt";
 /// Size of the zram swap device.
 const SWAP_BYTES: u64 = 64 << 20;
 /// An error with what was being done.
@@ -51,6 +53,7 @@ pub fn mount_all() -> Result<()> {
         ("debugfs", "/sys/kernel/debug"),
         ("cgroup2", CGROUP_ROOT),
         ("tmpfs", SCRATCH),
+        ("tmpfs", MOUNT_POINTS),
     ];
     for (kind, target) in mounts {
         if !Path::new(target).exists() {
@@ -62,7 +65,10 @@ pub fn mount_all() -> Result<()> {
             result => result.context(&format!("mount {target}"))?,
         }
     }
-    Ok(())
+    user_ops::make_mount_points().context(MOUNT_POINTS)?;
+    // So that what programs mean for a file system of theirs does not end up here.
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(None::<&str>, MOUNT_POINTS, None::<&str>, flags, None::<&str>).context(MOUNT_POINTS)
 }
 
 /// Mounts what [`out_byte`] needs.
@@ -70,13 +76,14 @@ pub fn mount_dev() -> nix::Result<()> {
     mount(Some("devtmpfs"), "/dev", Some("devtmpfs"), MsFlags::empty(), None::<&str>)
 }
 
-/// Memory cgroups for programs, swap on zram, a kernel log that drops nothing.
+/// Memory cgroups for programs, swap on zram, a kernel log that drops nothing, faults ready to be asked for.
 pub fn prepare() -> Result<()> {
     put(format!("{CGROUP_ROOT}/cgroup.subtree_control"), "+memory")?;
     fs::create_dir(CGROUP_PARENT).context(CGROUP_PARENT)?;
     put(format!("{CGROUP_PARENT}/cgroup.subtree_control"), "+memory")?;
     // Once 4 was written, drop_caches logs no more.
     put("/proc/sys/vm/drop_caches", "4")?;
+    user_ops::setup_faults();
     swap().context("swap on zram")
 }
 

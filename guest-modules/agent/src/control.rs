@@ -6,7 +6,7 @@ use std::{io, sync::atomic::Ordering};
 use abi::{
     layout::{N_BARRIERS, N_THREADS},
     program::OPS_MAX,
-    shm::MAP_ENTRIES,
+    shm::{MAP_ENTRIES, OpRecord},
 };
 
 use crate::sys::{self, Mapping};
@@ -14,18 +14,16 @@ use crate::sys::{self, Mapping};
 const BARRIERS: usize = 0;
 const N_LIVE: usize = BARRIERS + 4 * N_BARRIERS;
 const STARTED: usize = N_LIVE + 4;
-const OP_STARTED_NS: usize = 64;
-const RESULTS: usize = OP_STARTED_NS + 8 * N_THREADS;
-const COVER: usize = RESULTS + 4 * N_THREADS * OPS_MAX;
+const EPOCH_NS: usize = 64;
+const OP_STARTED_NS: usize = EPOCH_NS + 8;
+const RECORDS: usize = OP_STARTED_NS + 8 * N_THREADS;
+const COVER: usize = RECORDS + size_of::<OpRecord>() * N_THREADS * OPS_MAX;
 /// Per thread: number of records, then the records.
 const COVER_STRIDE: usize = 4 * (1 + MAP_ENTRIES);
 /// How long a barrier waits for threads that may never come, ns.
 const BARRIER_LIMIT_NS: u64 = 2_000_000;
 /// How long threads wait for each other before the first op, ns.
 const START_LIMIT_NS: u64 = 5_000_000;
-
-/// Value of an op result when the op did not run.
-pub const NOT_RUN: i32 = i32::MIN;
 
 /// Handle to the shared control block.
 #[derive(Clone, Copy)]
@@ -39,6 +37,7 @@ impl Control {
 
     /// Prepares for a program of `n_threads` threads.
     pub fn reset(&self, n_threads: usize) {
+        self.0.write(EPOCH_NS, sys::now_ns());
         for barrier in 0..N_BARRIERS {
             self.0.write::<u32>(BARRIERS + 4 * barrier, 0);
         }
@@ -48,7 +47,7 @@ impl Control {
             self.set_op_started(thread, 0);
             self.0.write::<u32>(COVER + thread * COVER_STRIDE, 0);
             for op in 0..OPS_MAX {
-                self.set_result(thread, op, NOT_RUN);
+                self.set_record(thread, op, OpRecord { result: OpRecord::NOT_RUN, ..OpRecord::default() });
             }
         }
     }
@@ -78,14 +77,19 @@ impl Control {
         self.0.write(OP_STARTED_NS + 8 * thread, ns);
     }
 
-    /// Result of an op.
-    pub fn result(&self, thread: usize, op: usize) -> i32 {
-        self.0.read(RESULTS + 4 * (thread * OPS_MAX + op))
+    /// What became of an op.
+    pub fn record(&self, thread: usize, op: usize) -> OpRecord {
+        self.0.read(RECORDS + size_of::<OpRecord>() * (thread * OPS_MAX + op))
     }
 
-    /// Stores the result of an op.
-    pub fn set_result(&self, thread: usize, op: usize, result: i32) {
-        self.0.write(RESULTS + 4 * (thread * OPS_MAX + op), result);
+    /// Stores what [`Control::record`] returns.
+    pub fn set_record(&self, thread: usize, op: usize, record: OpRecord) {
+        self.0.write(RECORDS + size_of::<OpRecord>() * (thread * OPS_MAX + op), record);
+    }
+
+    /// When the program began, guest time in ns: what the times of its ops are counted from.
+    pub fn epoch_ns(&self) -> u64 {
+        self.0.read(EPOCH_NS)
     }
 
     /// Stores a thread's coverage as `index << 16 | count` records.

@@ -8,6 +8,11 @@ pub fn say(text: &str) {
     emit("SHRINKTORTURE", text);
 }
 
+/// Reports that the kernel does not do as it promises; what comes before the first colon is the title.
+pub fn model(text: &str) {
+    emit("MODEL", text);
+}
+
 /// Reports that the harness itself failed. Never used for what the kernel did.
 pub fn failure(text: &str) {
     emit("HARNESSFAIL", text);

@@ -6,14 +6,17 @@
 //! Nothing here depends on host time: with the batch in place before the guest runs, the guest's whole course is a
 //! function of its inputs.
 
+mod audit;
 mod batch;
 mod boot;
 mod control;
 mod cover;
+mod ext4;
 mod log;
 mod sys;
 mod user_ops;
 mod watch;
+mod watched;
 mod worker;
 
 use std::{convert::Infallible, fs::File, mem::offset_of, thread, time::Duration};

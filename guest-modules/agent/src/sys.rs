@@ -48,6 +48,8 @@ unsafe impl Plain for abi::shm::Header {}
 unsafe impl Plain for abi::shm::ProgramRef {}
 // SAFETY: `repr(C)`, 4 x u32, 2 x u64, 4 x u32: no padding.
 unsafe impl Plain for abi::shm::ProgramResult {}
+// SAFETY: integers only, no padding.
+unsafe impl Plain for abi::shm::OpRecord {}
 
 impl Mapping {
     /// Maps `len` bytes of `file`, shared.
@@ -167,19 +169,82 @@ pub fn swapon(path: &std::ffi::CStr) -> io::Result<()> {
     check(unsafe { libc::swapon(path.as_ptr(), 0) }).map(drop)
 }
 
-/// Touches every page of a fresh anonymous mapping of `len` bytes and unmaps it.
-pub fn touch_anonymous(len: usize) -> io::Result<()> {
-    let size = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
-    let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    // SAFETY: a fresh private mapping, used and unmapped in this function only.
-    unsafe {
-        let base = mmap_anonymous(None, size, prot, MapFlags::MAP_PRIVATE)?;
-        for offset in (0..len).step_by(4096) {
-            base.cast::<u8>().add(offset).write_volatile(offset as u8);
-        }
-        nix::sys::mman::munmap(base, len)?;
+const PAGE: usize = 4096;
+
+/// A private anonymous mapping, unmapped when dropped.
+pub struct Anonymous {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+impl Anonymous {
+    /// Maps `len` bytes.
+    pub fn new(len: usize) -> io::Result<Anonymous> {
+        let size = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice; nothing else refers to it.
+        let base = unsafe { mmap_anonymous(None, size, prot, MapFlags::MAP_PRIVATE)? };
+        Ok(Anonymous { base: base.cast(), len })
     }
-    Ok(())
+
+    /// Writes to every page.
+    pub fn touch(&self) {
+        for offset in (0..self.len).step_by(PAGE) {
+            // Pages that are all one byte are not stored when they are swapped.
+            // SAFETY: within the mapping, which is ours and writable.
+            unsafe { self.base.as_ptr().add(offset).write_volatile((offset / PAGE) as u8 | 1) };
+        }
+    }
+
+    /// Writes to the first page.
+    pub fn touch_first(&self) {
+        // SAFETY: a mapping has at least one page, ours and writable.
+        unsafe { self.base.as_ptr().write_volatile(1) };
+    }
+
+    /// Bytes from the mapping's start to the next multiple of `align`, a power of two.
+    pub fn until_aligned(&self, align: usize) -> usize {
+        self.base.as_ptr().addr().wrapping_neg() & (align - 1)
+    }
+
+    /// Unmaps the first `len` bytes, whole pages and not all of them.
+    pub fn trim_front(&mut self, len: usize) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        if len >= self.len || !len.is_multiple_of(PAGE) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: the part is ours, and is not used any more: `base` and `len` leave it out from here on.
+        unsafe {
+            nix::sys::mman::munmap(self.base.cast(), len)?;
+            self.base = self.base.add(len);
+        }
+        self.len -= len;
+        Ok(())
+    }
+
+    /// `madvise()` of the whole mapping with advice that keeps its content.
+    pub fn advise(&self, advice: libc::c_int) -> io::Result<()> {
+        // SAFETY: the mapping is ours, and nothing refers into it.
+        check(unsafe { libc::madvise(self.base.as_ptr().cast(), self.len, advice) }).map(drop)
+    }
+}
+
+impl Drop for Anonymous {
+    fn drop(&mut self) {
+        // SAFETY: ours, and not used afterwards.
+        let _ = unsafe { nix::sys::mman::munmap(self.base.cast(), self.len) };
+    }
+}
+
+/// NUMA node of the CPU the caller runs on.
+pub fn current_node() -> io::Result<u32> {
+    let mut node = 0_u32;
+    let nothing = std::ptr::null_mut::<u32>();
+    // SAFETY: the kernel writes one u32; null pointers say what is not wanted.
+    let result = unsafe { libc::syscall(libc::SYS_getcpu, nothing, &raw mut node, nothing) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(node) }
 }
 
 /// Waits until `counter` reaches `target`, at most `limit_ns`; whether it did.

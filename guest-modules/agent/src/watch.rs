@@ -8,8 +8,16 @@ use std::{
 };
 
 /// Beginnings of messages after which nothing the guest does is worth running on.
-const COMPLAINTS: [&str; 6] =
-    ["WARNING: ", "BUG: ", "INFO: rcu", "INFO: task ", "INFO: trying", "------------[ cut here ]"];
+const COMPLAINTS: [&str; 8] = [
+    "WARNING: ",
+    "BUG: ",
+    "INFO: rcu",
+    "INFO: task ",
+    "INFO: trying",
+    "------------[ cut here ]",
+    "MODEL: ",
+    "shrinktorture: MODEL: ",
+];
 
 /// Watches the kernel since it was made.
 pub struct Watch {

@@ -7,20 +7,17 @@ use std::{
 };
 
 use abi::{
-    layout::{IoctlOp, MEMCG_ROOT, Op, ioc, kind},
+    layout::{IoctlOp, Op, ioc, kind},
     program::{WireThread, decode},
-    shm::{Header, flag},
+    shm::{Header, OpRecord, flag},
 };
-use nix::{
-    sched::{CpuSet, sched_setaffinity},
-    unistd::{Pid, pipe},
-};
+use nix::unistd::{Pid, pipe};
 
 use crate::{
     control::Control,
     cover::{EdgeMap, PcSet},
     sys::{self, Kcov, Mapping},
-    user_ops,
+    user_ops::{self, Hands},
 };
 
 /// Byte offset of `Header::thread_op`.
@@ -83,6 +80,7 @@ fn serve(thread: usize, world: World<'_>, mut commands: File, mut done: File) ->
     let kcov = Kcov::enable().ok();
     let (mut map, mut pcs) = (EdgeMap::new(), PcSet::default());
     let mut pinned_to = None;
+    let mut hands = Hands::default();
     loop {
         let mut command = [0; 8];
         commands.read_exact(&mut command)?;
@@ -90,36 +88,34 @@ fn serve(thread: usize, world: World<'_>, mut commands: File, mut done: File) ->
             |i: usize| u32::from_le_bytes([command[i], command[i + 1], command[i + 2], command[i + 3]]);
         let program = world.shm.read_bytes(word(0) as usize, word(4) as usize);
         // The agent has decoded the program already.
-        let Some(wire) =
-            decode(&program).ok().and_then(|(_, threads)| threads.get(thread).copied().flatten())
-        else {
+        let threads = decode(&program).map(|(_, threads)| threads).unwrap_or_default();
+        let Some(wire) = threads.get(thread).copied().flatten() else {
             return Err(io::ErrorKind::InvalidData.into());
         };
         let cpu = usize::from(wire.cpu) % world.n_cpus;
         // Moving a task costs as much as several ops, staying nothing.
         if pinned_to.replace(cpu) != Some(cpu) {
-            pin(cpu)?;
+            user_ops::pin(cpu)?;
         }
         if world.shm.read::<Header>(0).flags & flag::PCS == 0 {
-            run_thread(thread, world, &wire, kcov.as_ref(), &mut |op, result, kcov| {
+            run_thread(thread, world, &wire, kcov.as_ref(), &mut hands, &mut |op, result, kcov| {
                 kcov.inspect(|kcov| map.fold(kcov));
                 map.note_result(op, result);
             });
             world.control.set_cover(thread, map.drain());
         } else {
-            run_thread(thread, world, &wire, kcov.as_ref(), &mut |_, _, kcov| {
+            run_thread(thread, world, &wire, kcov.as_ref(), &mut hands, &mut |_, _, kcov| {
                 kcov.inspect(|kcov| pcs.take(kcov));
             });
             world.control.set_cover(thread, pcs.drain());
         }
+        // A CPU that goes offline unpins everybody.
+        let cycles = threads.iter().flatten().flat_map(WireThread::ops).any(|op| op.kind == kind::CPU_CYCLE);
+        if hands.empty() || cycles {
+            pinned_to = None;
+        }
         done.write_all(&[1])?;
     }
-}
-
-fn pin(cpu: usize) -> io::Result<()> {
-    let mut cpus = CpuSet::new();
-    cpus.set(cpu)?;
-    Ok(sched_setaffinity(Pid::from_raw(0), &cpus)?)
 }
 
 fn run_thread(
@@ -127,32 +123,30 @@ fn run_thread(
     world: World<'_>,
     wire: &WireThread<'_>,
     kcov: Option<&Kcov>,
+    hands: &mut Hands,
     note: &mut dyn FnMut(&Op, i32, Option<&Kcov>),
 ) {
     world.control.start_line();
-    let mut moved = false;
+    let epoch_ns = world.control.epoch_ns();
     for (op_idx, op) in wire.ops().enumerate() {
         world.shm.write(THREAD_OP + 4 * thread, op_idx as u32 + 1);
-        world.control.set_op_started(thread, sys::now_ns());
         if let Some(kcov) = kcov {
             kcov.clear();
         }
-        let result = run_op(&op, world);
+        let started = sys::now_ns();
+        world.control.set_op_started(thread, started);
+        let result = user_ops::run(&op, world, hands, |op| in_module(op, world));
+        let ended = sys::now_ns();
         note(&op, result, kcov);
-        world.control.set_result(thread, op_idx, result);
-        moved |= op.kind == kind::MEMCG_ENTER;
+        let since = |ns: u64| u32::try_from(ns.saturating_sub(epoch_ns)).unwrap_or(u32::MAX);
+        let record = OpRecord { result, start_ns: since(started), end_ns: since(ended) };
+        world.control.set_record(thread, op_idx, record);
     }
     world.control.set_op_started(thread, 0);
     world.shm.write(THREAD_OP + 4 * thread, 0u32);
-    if moved {
-        let _ = user_ops::enter(MEMCG_ROOT);
-    }
 }
 
-fn run_op(op: &Op, world: World<'_>) -> i32 {
-    if op.kind >= kind::USER_FIRST {
-        return user_ops::run(op, &world.control);
-    }
+fn in_module(op: &Op, world: World<'_>) -> i32 {
     let mut request = IoctlOp { op: *op, result: 0 };
     match sys::ioctl_struct(world.device, ioc::OP, &mut request) {
         Ok(_) => request.result as i32,

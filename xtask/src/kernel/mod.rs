@@ -90,6 +90,21 @@ pub fn run(args: Args) -> Outcome {
     Ok(Exit::Pass)
 }
 
+/// Prefixes of the make variables that choose what one object is instrumented with.
+const INSTRUMENTS: [&str; 2] = ["KCOV_INSTRUMENT_", "KCSAN_SANITIZE_"];
+
+/// What tells make which files to instrument. KCSAN, unlike KCOV, takes all files unless told otherwise.
+fn make_variables(instance: &Instance) -> Vec<String> {
+    let [kcov, kcsan] = INSTRUMENTS;
+    let instrument = |prefix: &str, stem: &String| format!("{prefix}{stem}.o=y");
+    let mut variables: Vec<String> = instance.kcov.iter().map(|stem| instrument(kcov, stem)).collect();
+    if !instance.kcsan.is_empty() {
+        variables.push("KCSAN_SANITIZE=n".to_owned());
+        variables.extend(instance.kcsan.iter().map(|stem| instrument(kcsan, stem)));
+    }
+    variables
+}
+
 /// Builds a kernel, or finds it in the cache. Installs what that needs.
 ///
 /// # Errors
@@ -112,7 +127,7 @@ pub fn build(cache: &Cache, request: &BuildRequest<'_>) -> Result<Kernel> {
         config: config::to_text(&options),
         patches,
         toolchain: toolchain.versions.clone(),
-        variables: instance.kcov.iter().map(|stem| format!("KCOV_INSTRUMENT_{stem}.o=y")).collect(),
+        variables: make_variables(instance),
     };
     let key = recipe.key();
     let place = artifact::place(cache, &instance.name, &key)?;

@@ -20,6 +20,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::INSTRUMENTS;
 use super::make::{self, Make, Show};
 use crate::{
     config::{self, Options},
@@ -151,7 +152,7 @@ impl Slot {
         patch::restore(&self.src(), &self.dir.join("patched"))?;
         self.sync_source(target.source)?;
         patch::apply(&self.src(), &self.dir.join("patched"), &target.recipe.patches)?;
-        check_kcov(&self.src(), &target.recipe.variables)?;
+        check_instrumented(&self.src(), &target.recipe.variables)?;
         let make = self.make(target.toolchain, &target.recipe.variables)?;
         self.configure(target, &make, lock)?;
         let is_first = !self.out().join("vmlinux").exists();
@@ -249,10 +250,11 @@ impl Slot {
     }
 }
 
-/// make ignores a variable for an object that does not exist: coverage would silently be missing.
-fn check_kcov(source: &Path, variables: &[String]) -> Result<()> {
+/// make ignores a variable for an object that does not exist: coverage or checks would silently be missing.
+fn check_instrumented(source: &Path, variables: &[String]) -> Result<()> {
     let stem_of = |variable: &'_ String| {
-        Some(variable.strip_prefix("KCOV_INSTRUMENT_")?.strip_suffix(".o=y")?.to_string())
+        let object = INSTRUMENTS.iter().find_map(|prefix| variable.strip_prefix(prefix))?;
+        Some(object.strip_suffix(".o=y")?.to_string())
     };
     let mut missing: BTreeSet<String> = variables.iter().filter_map(stem_of).collect();
     for path in tree::walk(source)? {
@@ -261,7 +263,7 @@ fn check_kcov(source: &Path, variables: &[String]) -> Result<()> {
         }
     }
     match missing.first() {
-        Some(stem) => Err(usage!("kcov names {stem:?}, but this kernel has no {stem}.c")),
+        Some(stem) => Err(usage!("kcov or kcsan names {stem:?}, but this kernel has no {stem}.c")),
         None => Ok(()),
     }
 }
@@ -276,10 +278,10 @@ mod tests {
         make_dir(&source.path().join("mm")).unwrap();
         fs::write(source.path().join("mm/vmscan.c"), "").unwrap();
         let variables = |stem: &str| vec![format!("KCOV_INSTRUMENT_{stem}.o=y")];
-        check_kcov(source.path(), &variables("vmscan")).unwrap();
-        let error = check_kcov(source.path(), &variables("vmscam")).unwrap_err();
+        check_instrumented(source.path(), &variables("vmscan")).unwrap();
+        let error = check_instrumented(source.path(), &variables("vmscam")).unwrap_err();
         assert!(error.to_string().contains("vmscam.c"), "{error}");
-        check_kcov(source.path(), &[]).unwrap();
+        check_instrumented(source.path(), &[]).unwrap();
     }
 
     #[test]

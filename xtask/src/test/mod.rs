@@ -11,6 +11,7 @@ mod checks;
 mod cli;
 mod det;
 mod machines;
+mod ops;
 mod rust;
 mod tidy;
 
@@ -40,6 +41,9 @@ pub struct TestArgs {
     /// Only checks whose name contains this
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// Kernel that guests run; CI takes the one that is given here by default
+    #[arg(long, default_value = INSTANCE)]
+    instance: String,
 }
 
 /// Runs the subcommand.
@@ -75,11 +79,11 @@ fn run_parts(args: &TestArgs, tally: &mut Tally) -> Result<()> {
     tally.part("rust", only, rust::run);
     if !Checks::any(
         only,
-        &[cli::NAMES, det::NAMES, machines::NAMES, canaries::NAMES, campaign::NAMES].concat(),
+        &[cli::NAMES, det::NAMES, machines::NAMES, ops::NAMES, canaries::NAMES, campaign::NAMES].concat(),
     ) {
         return Ok(());
     }
-    let prepared = prepare()?;
+    let prepared = prepare(&args.instance)?;
     tally.part("command line", only, |checks| cli::run(checks, &prepared));
     thread::scope(|scope| {
         // Guest time is host time there, most of it spent waiting for a hung task to be noticed.
@@ -88,6 +92,7 @@ fn run_parts(args: &TestArgs, tally: &mut Tally) -> Result<()> {
         tally.part("boot", only, |checks| {
             machines::run(checks, &prepared);
             det::run(checks, &prepared);
+            ops::run(checks, &prepared);
             canaries::deterministic(checks, &prepared);
             if !args.quick {
                 campaign::run(checks, &prepared);
@@ -108,9 +113,9 @@ fn house_rules(checks: &mut Checks) {
 }
 
 /// The machine that everything below runs on, deterministic engine.
-fn prepare() -> Result<Prepared> {
+fn prepare(instance: &str) -> Result<Prepared> {
     let args = MachineArgs {
-        instance: INSTANCE.into(),
+        instance: instance.into(),
         linux: None,
         patch: Vec::new(),
         append: String::new(),

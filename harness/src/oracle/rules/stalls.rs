@@ -16,10 +16,10 @@ pub(super) const RULES: &[Rule] = &[
         skip: &[Group::Wait],
         ..RULE
     },
-    // Our own: the module saw the kernel break what it promises.
+    // Our own: the module or the agent saw the kernel break what it promises. The words before the colon name the rule.
     Rule {
         name: "model",
-        head: r"^(?:\w+: )?MODEL: (?P<what>.*)",
+        head: r"^(?:\w+: )?MODEL: (?P<what>[^:]+)",
         title: "MODEL: {what}",
         blame: Blame::None,
         ..RULE

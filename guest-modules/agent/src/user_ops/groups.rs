@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Ops on memory cgroups.
+
+use std::{
+    fs,
+    io::{self},
+    os::unix::fs::MetadataExt,
+    path::PathBuf,
+};
+
+use abi::layout::{MEMCG_ROOT, Op, kind};
+
+use super::{CGROUP_PARENT, CGROUP_ROOT, Hands, write};
+
+/// Executes one of them.
+pub(super) fn run(op: &Op, hands: &mut Hands) -> io::Result<i32> {
+    let set = |file: &str| write(path(op.memcg).join(file), &format!("{}K", op.a));
+    match op.kind {
+        kind::MEMCG_CREATE => fs::create_dir(top(op.memcg)).map(|()| 0),
+        kind::MEMCG_NEST => nest(op.memcg),
+        kind::MEMCG_REMOVE => fs::remove_dir(path(op.memcg)).map(|()| 0),
+        kind::MEMCG_ENTER => {
+            enter(op.memcg)?;
+            hands.is_grouped = op.memcg != MEMCG_ROOT;
+            Ok(0)
+        }
+        kind::MEMCG_RECLAIM => set("memory.reclaim"),
+        kind::MEMCG_RECLAIM_SWAP => {
+            write(path(op.memcg).join("memory.reclaim"), &format!("{}K swappiness={}", op.a, op.b))
+        }
+        kind::MEMCG_MAX => set("memory.max"),
+        kind::MEMCG_HIGH => set("memory.high"),
+        _ => set("memory.swap.max"),
+    }
+}
+
+/// Folder of a group that lies beside the others.
+pub(super) fn top(memcg: u8) -> PathBuf {
+    format!("{CGROUP_PARENT}/{memcg}").into()
+}
+
+/// Folder of group 2 or 3 when it lies inside group 0 or 1.
+pub(super) fn nested(memcg: u8) -> Option<PathBuf> {
+    (2..MEMCG_ROOT).contains(&memcg).then(|| format!("{CGROUP_PARENT}/{}/{memcg}", memcg - 2).into())
+}
+
+/// Folder of a group, wherever it lies.
+pub(super) fn path(memcg: u8) -> PathBuf {
+    if memcg >= MEMCG_ROOT {
+        return CGROUP_ROOT.into();
+    }
+    nested(memcg).filter(|path| path.exists()).unwrap_or_else(|| top(memcg))
+}
+
+/// Inode of a group; of one that is gone the last that was seen. 0 stands for "no memcg", which is what shrinkers that
+/// are not memcg-aware want to see in debugfs.
+pub(super) fn inode(memcg: u8, hands: &mut Hands) -> io::Result<u64> {
+    let Some(seen) = hands.inodes.get_mut(usize::from(memcg)) else { return Ok(0) };
+    match fs::metadata(path(memcg)) {
+        Ok(metadata) => *seen = metadata.ino(),
+        Err(error) if *seen == 0 => return Err(error),
+        Err(_) => {}
+    }
+    Ok(*seen)
+}
+
+fn nest(memcg: u8) -> io::Result<i32> {
+    let path = nested(memcg).ok_or(io::ErrorKind::InvalidInput)?;
+    // Refused while a process is in the outer group; the inner one then has no controller of its own.
+    let _ = write(top(memcg - 2).join("cgroup.subtree_control"), "+memory");
+    fs::create_dir(path).map(|()| 0)
+}
+
+/// Moves the calling process into a group.
+pub(super) fn enter(memcg: u8) -> io::Result<i32> {
+    write(path(memcg).join("cgroup.procs"), "0")
+}
