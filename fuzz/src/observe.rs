@@ -29,7 +29,7 @@ pub type EdgeMap = ExplicitTracking<OwnedMapObserver<u8>, true, false>;
 pub fn observed(program: &Program, outcome: &ProgramOutcome) -> Vec<(usize, u8)> {
     let edges = outcome.cover.iter().map(|&(idx, count)| (usize::from(idx), bucket(count)));
     let mut all: Vec<(usize, u8)> = edges.filter(|&(_, bucket)| bucket > 0).collect();
-    all.extend(situations(program, &outcome.ops).into_iter().map(|entry| (MAP_ENTRIES + entry, 1)));
+    all.extend(situations(program, outcome).into_iter().map(|entry| (MAP_ENTRIES + entry, 1)));
     all
 }
 

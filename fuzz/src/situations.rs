@@ -4,13 +4,16 @@
 //! that reach new ones.
 
 use abi::{
-    layout::{MEMCG_ROOT, N_SLOTS, Op, kind},
+    layout::{MEMCG_ROOT, N_SLOTS, Op, kind, situation::SITUATIONS},
     ops::{self, Field, OPS},
 };
-use harness::{epoch::OpOutcome, program::Program};
+use harness::{
+    epoch::{OpOutcome, ProgramOutcome},
+    program::Program,
+};
 
 /// Situations that can be told apart.
-pub const SITUATION_ENTRIES: usize = LIFE_ENTRIES + OVERLAP_ENTRIES;
+pub const SITUATION_ENTRIES: usize = LIFE_ENTRIES + OVERLAP_ENTRIES + SITUATIONS;
 /// Ops with a slot that the life map can tell apart.
 const SLOTTED_MAX: usize = 24;
 /// Entries for pairs of ops that succeeded one after the other on one slot, by the slot's flags and by whether the
@@ -25,9 +28,11 @@ const IDLE: [u8; 7] =
     [kind::PREEMPT, kind::FAIL_NTH, kind::BARRIER, kind::SLEEP, kind::SPIN, kind::YIELD, kind::MOVE];
 
 /// The situations a program brought about, each once.
-pub fn situations(program: &Program, ops: &[Option<OpOutcome>]) -> Vec<usize> {
-    let mut all = lives(program, ops);
-    all.extend(overlaps(program, ops).into_iter().map(|entry| LIFE_ENTRIES + entry));
+pub fn situations(program: &Program, outcome: &ProgramOutcome) -> Vec<usize> {
+    let mut all = lives(program, &outcome.ops);
+    all.extend(overlaps(program, &outcome.ops).into_iter().map(|entry| LIFE_ENTRIES + entry));
+    // What the callbacks saw themselves.
+    all.extend(outcome.situations.iter().map(|&entry| LIFE_ENTRIES + OVERLAP_ENTRIES + usize::from(entry)));
     all.sort_unstable();
     all.dedup();
     all

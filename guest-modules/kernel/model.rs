@@ -25,11 +25,12 @@
 //! slot's owner while nobody calls (see `slots.rs`), or are atomic. A [`Pass`] is used by one task only. Nothing waits.
 
 use crate::compat;
-use crate::layout::{model::ENTRY_BYTES, N_SLOTS};
+use crate::layout::{model::ENTRY_BYTES, situation::Answer, N_SLOTS};
 use crate::model_audit as audit;
 use crate::model_rules::{self, broken, Rule};
 use crate::model_watch as watch;
 use crate::shrinker::ShrinkControl;
+use crate::situations;
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
 use core::fmt::Arguments;
@@ -197,6 +198,15 @@ impl Ledger {
     /// Whether the shrinker tells memcgs apart.
     pub(crate) fn memcg_aware(&self) -> bool {
         self.flags.load(Relaxed) & compat::SHRINKER_MEMCG_AWARE != 0
+    }
+
+    /// Kind of shrinker, as `situation::Call::kind` has it.
+    pub(crate) fn kind(&self) -> u32 {
+        let flags = self.flags.load(Relaxed);
+        let bit = |flag, bit: u32| u32::from(flags & flag != 0) << bit;
+        bit(compat::SHRINKER_NUMA_AWARE, 0)
+            | bit(compat::SHRINKER_MEMCG_AWARE, 1)
+            | bit(compat::SHRINKER_NONSLAB, 2)
     }
 
     /// Whether the shrinker tells nodes apart.
@@ -369,6 +379,12 @@ impl Call {
             watch.counted(self, n);
         }
         audit::counted(self, n, is_empty);
+        let answer = match n {
+            _ if is_empty => Answer::Empty,
+            0 => Answer::Zero,
+            _ => Answer::Some,
+        };
+        situations::answered(self, answer, false);
         if self.caller == Caller::Unknown {
             // Might be reclaim that is not known of.
             self.ledger.overflow.store(true, Relaxed);
@@ -425,10 +441,15 @@ impl Call {
         if let Some(watch) = self.watch {
             watch.scanned(self, freed.unwrap_or(0));
         }
-        if !self.shrinks() {
-            return;
-        }
-        let Some(pass) = self.ledger.pass(self.key()) else { return };
+        let answer = match freed {
+            None => Answer::Stop,
+            Some(0) => Answer::Kept,
+            Some(_) => Answer::Freed,
+        };
+        let pass = if self.shrinks() { self.ledger.pass(self.key()) } else { None };
+        let again = pass.is_some_and(|pass| pass.scanned.load(Relaxed) != 0);
+        situations::answered(self, answer, again);
+        let Some(pass) = pass else { return };
         if freed.is_none() {
             pass.stopped.store(true, Relaxed);
             return;

@@ -10,6 +10,7 @@
 //! | `lru.rs` | a `list_lru` and who owns its items |
 //! | `item.rs` | allocation of the items |
 //! | `model.rs`, `model_watch.rs`, `model_audit.rs`, `model_rules.rs` | whether the kernel keeps the shrinker contract |
+//! | `situations.rs` | what callbacks saw, for the fuzzer |
 //! | `pads.rs` | shrinkers in bulk, that take ids |
 //! | `objects.rs` | objects with a shrinker of their own |
 //! | `slabs.rs` | slab caches |
@@ -43,6 +44,7 @@ mod model_watch;
 mod objects;
 mod pads;
 mod shrinker;
+mod situations;
 mod slabs;
 mod slots;
 
@@ -128,6 +130,10 @@ impl Ioctl for Device {
                 model_audit::execute(&mut audit)?;
                 // SAFETY: six u32 and bytes, no padding (size asserted in model.rs of the ABI).
                 unsafe { chrdev::write_user(arg, &audit)? };
+            }
+            ioc::SITUATIONS => {
+                // SAFETY: u64 only.
+                unsafe { chrdev::write_user(arg, &situations::take())? };
             }
             ioc::LOCKDEP => compat::lockdep_watch(arg != 0),
             _ => return Err(ENOTTY),

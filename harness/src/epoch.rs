@@ -110,6 +110,8 @@ pub struct ProgramOutcome {
     pub pcs: Vec<u32>,
     /// Each op, thread after thread; `None` when it did not run to its end.
     pub ops: Vec<Option<OpOutcome>>,
+    /// What callbacks saw: numbers of `abi::layout::situation`, sorted, each once.
+    pub situations: Vec<u16>,
 }
 
 /// What became of one op.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use abi::{
-    layout::{ABI_MAGIC, ABI_VERSION},
+    layout::{ABI_MAGIC, ABI_VERSION, situation::SITUATIONS},
     shm::{
         BATCH_MAX, Header, OpRecord, PROGRAMS_BYTES, PROGRAMS_OFFSET, ProgramRef, ProgramResult,
         RESULTS_OFFSET, SHM_BYTES, status,
@@ -132,7 +132,15 @@ impl Shm {
             cover,
             pcs,
             ops: self.many(result.results_offset, result.results_len).map(op_outcome).collect(),
+            situations: self.situations(&result),
         }
+    }
+
+    fn situations(&self, result: &ProgramResult) -> Vec<u16> {
+        let named = self.many::<u32>(result.situations_offset, result.situations_len);
+        let known: BTreeSet<u16> =
+            named.take(SITUATIONS).filter(|n| (*n as usize) < SITUATIONS).map(|n| n as u16).collect();
+        known.into_iter().collect()
     }
 
     /// `n` values from an offset the guest named; stops at the end of the mapping.

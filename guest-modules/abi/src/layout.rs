@@ -7,11 +7,13 @@ mod choices;
 pub use choices::*;
 #[path = "model.rs"]
 pub mod model;
+#[path = "situation.rs"]
+pub mod situation;
 
 /// First word of every structure that crosses the guest boundary ("SHRT").
 pub const ABI_MAGIC: u32 = 0x5348_5254;
 /// Raised whenever a layout or the meaning of an op changes.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Shrinkers a program can hold at once.
 pub const N_SLOTS: usize = 16;
@@ -238,6 +240,7 @@ pub mod ioc {
     use super::{
         IoctlInfo, IoctlOp,
         model::{Audit, Watch},
+        situation::Seen,
     };
     const fn iowr(nr: u32, size: usize) -> u32 {
         (3 << 30) | ((size as u32) << 16) | ((b'S' as u32) << 8) | nr
@@ -258,6 +261,8 @@ pub mod ioc {
     pub const WATCH_END: u32 = iowr(7, size_of::<Watch>());
     /// One step of the audit after a program.
     pub const AUDIT: u32 = iowr(8, size_of::<Audit>());
+    /// The situations that callbacks saw since this was asked last.
+    pub const SITUATIONS: u32 = iowr(9, size_of::<Seen>());
 }
 
 /// Ways the canary module misbehaves, each in a callback of a shrinker of its own.

@@ -129,6 +129,10 @@ pub struct ProgramResult {
     pub results_offset: u32,
     /// Number of [`OpRecord`]s: one per op, thread after thread.
     pub results_len: u32,
+    /// Offset of the first situation, from the start of the region.
+    pub situations_offset: u32,
+    /// Number of situations ([`crate::layout::situation`]), each a u32, in order.
+    pub situations_len: u32,
 }
 
 /// What became of one op.
@@ -167,5 +171,5 @@ pub const PORT_EXIT: u16 = 0xf4;
 /// Value for [`PORT_EXIT`] when the batch ran to its end or was ended by the agent.
 pub const EXIT_DONE: u8 = 0x31;
 
-const _: () = assert!(size_of::<Header>() == 80 && size_of::<ProgramResult>() == 48);
+const _: () = assert!(size_of::<Header>() == 80 && size_of::<ProgramResult>() == 56);
 const _: () = assert!(RESULTS_OFFSET + BATCH_MAX * size_of::<ProgramResult>() <= DATA_OFFSET);

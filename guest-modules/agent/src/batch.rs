@@ -12,7 +12,7 @@ use std::{
 };
 
 use abi::{
-    layout::{N_THREADS, Op, ioc, kind},
+    layout::{N_THREADS, Op, ioc, kind, situation::Seen},
     ops,
     program::{WIRE_MAX, WireThread, decode, is_deep},
     shm::{
@@ -108,13 +108,15 @@ impl<'a> Runner<'a> {
         self.leftovers.note(&threads);
         self.auditor.note(threads.iter().flat_map(WireThread::ops));
         self.killed = false;
+        // What came after the last program's end is nobody's.
+        self.situations()?;
         self.world.control.reset(n_threads);
         for worker in &mut self.workers[..n_threads] {
             worker.start(place.offset, place.len).context("start a worker")?;
         }
         let overdue = self.wait(&threads, header.op_deadline_ms)?;
         result.end_ns = sys::now_ns();
-        self.record(&threads, &mut result);
+        self.record(&threads, &mut result)?;
         if overdue {
             result.status = status::DEADLINE;
             self.world.shm.write(result_at, result);
@@ -206,8 +208,8 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
-    /// Writes op results and merged coverage behind what earlier programs wrote.
-    fn record(&mut self, threads: &[WireThread<'_>], result: &mut ProgramResult) {
+    /// Writes op results, merged coverage and situations behind what earlier programs wrote.
+    fn record(&mut self, threads: &[WireThread<'_>], result: &mut ProgramResult) -> Result<()> {
         let control = self.world.control;
         result.results_offset = (DATA_OFFSET + self.data_used) as u32;
         for (thread, wire) in threads.iter().enumerate() {
@@ -227,7 +229,19 @@ impl<'a> Runner<'a> {
                 result.n_lost += u32::from(!stored);
             }
         }
+        result.situations_offset = (DATA_OFFSET + self.data_used) as u32;
+        for situation in self.situations()?.all() {
+            result.situations_len += u32::from(self.push(situation));
+        }
         self.world.shm.write(offset_of!(Header, data_used), self.data_used as u32);
+        Ok(())
+    }
+
+    /// What callbacks saw since this was asked last.
+    fn situations(&self) -> Result<Seen> {
+        let mut seen = Seen::default();
+        sys::ioctl_struct(self.world.device, ioc::SITUATIONS, &mut seen).context("ask for situations")?;
+        Ok(seen)
     }
 
     fn push<T: Plain>(&mut self, value: T) -> bool {
