@@ -38,6 +38,7 @@ use self::figure::Figure;
 use crate::{
     exit::{Exit, Outcome},
     kernel::artifact,
+    matrix,
     paths::Cache,
     prepare::{self, Engine, MachineArgs, Prepared},
 };
@@ -130,7 +131,8 @@ fn measure_oracle(args: &BenchArgs, figures: &mut Vec<Figure>) -> Result<()> {
     eprintln!("bench: oracle: consoles");
     let logs = args.logs.clone().or_else(|| std::env::var_os(LOGS).map(PathBuf::from));
     figures.extend(oracle::figures(args.times, logs.as_deref())?);
-    let (cache, instance) = (Cache::open()?, &args.machine.instance);
+    let (cache, instance) = (Cache::open()?, matrix::instance(&args.machine.instance)?);
+    let instance = instance.kernel_name();
     match artifact::newest(&cache, instance)? {
         Some(kernel) => {
             eprintln!("bench: oracle: source lines");

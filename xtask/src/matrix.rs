@@ -19,9 +19,15 @@ use crate::{paths::repo_root, usage};
 pub struct Instance {
     /// How commands call it: lower-case letters, digits, `.` and `-`.
     pub name: String,
+    /// Instance whose kernel this one runs under other arguments; whatever makes the kernel is then taken from there.
+    /// Default: a kernel of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
     /// Where its source comes from.
+    #[serde(default)]
     pub source: SourceSpec,
     /// Fragments, without folder and suffix, in order.
+    #[serde(default)]
     pub fragments: Vec<String>,
     /// Stems of the source files that carry coverage. Default: none.
     #[serde(default)]
@@ -47,7 +53,7 @@ pub struct Instance {
 }
 
 /// A Debian source package.
-#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct SourceSpec {
     /// Its name, as in `linux-source-6.12`.
@@ -90,6 +96,35 @@ pub fn kconfigs() -> PathBuf {
     repo_root().join("kconfigs")
 }
 
+impl Instance {
+    /// The instance that its kernel is called after.
+    pub fn kernel_name(&self) -> &str {
+        self.kernel.as_deref().unwrap_or(&self.name)
+    }
+
+    /// Takes what makes the kernel from another instance.
+    fn run_kernel_of(&mut self, other: &Instance) -> Result<(), String> {
+        let own = self.source != SourceSpec::default()
+            || !(self.fragments.is_empty()
+                && self.kcov.is_empty()
+                && self.kcsan.is_empty()
+                && self.patches.is_empty());
+        if own || other.kernel.is_some() {
+            let whose = if own { "it" } else { &other.name };
+            return Err(format!(
+                "the kernel is that of {:?}, but {whose} says how to make one or whose it runs",
+                other.name
+            ));
+        }
+        self.source = other.source.clone();
+        self.fragments = other.fragments.clone();
+        self.kcov = other.kcov.clone();
+        self.kcsan = other.kcsan.clone();
+        self.patches = other.patches.clone();
+        Ok(())
+    }
+}
+
 /// All instances, in order.
 ///
 /// # Errors
@@ -116,16 +151,24 @@ pub fn instance(name: &str) -> Result<Instance> {
 }
 
 fn parse(text: &str, path: &Path) -> Result<Vec<Instance>> {
-    let matrix: Matrix = serde_yaml::from_str(text).map_err(|error| match error.location() {
+    let mut matrix: Matrix = serde_yaml::from_str(text).map_err(|error| match error.location() {
         Some(at) => usage!("{}:{}:{}: {error}", path.display(), at.line(), at.column()),
         None => usage!("{}: {error}", path.display()),
     })?;
     let fragments = path.with_file_name("fragments");
     let mut names = BTreeSet::new();
-    for instance in &matrix.instances {
-        let wrong = |rule: String| usage!("{}: instance {:?}: {rule}", path.display(), instance.name);
-        if !names.insert(&instance.name) {
+    let makers = matrix.instances.clone();
+    for instance in &mut matrix.instances {
+        let name = instance.name.clone();
+        let wrong = |rule: String| usage!("{}: instance {name:?}: {rule}", path.display());
+        if !names.insert(name.clone()) {
             return Err(wrong("its name is taken".to_string()));
+        }
+        if let Some(maker) = instance.kernel.clone() {
+            let Some(maker) = makers.iter().find(|other| other.name == maker) else {
+                return Err(wrong(format!("there is no instance {maker:?} whose kernel it could run")));
+            };
+            instance.run_kernel_of(maker).map_err(wrong)?;
         }
         validate(instance, &fragments).map_err(wrong)?;
     }
@@ -140,6 +183,9 @@ fn validate(instance: &Instance, fragments: &Path) -> Result<(), String> {
     };
     if !plain(&instance.name, ".-") {
         return Err("name must be letters, digits, '.' and '-' (it becomes a folder)".to_string());
+    }
+    if instance.source.package.is_empty() {
+        return Err("it needs a source, or the kernel of another instance".to_string());
     }
     if !plain(&instance.source.package, ".+-") {
         return Err(format!("source package {:?} is not a package name", instance.source.package));
@@ -203,7 +249,19 @@ mod tests {
     #[test]
     fn the_committed_matrix_is_valid() {
         let names: Vec<String> = load().unwrap().into_iter().map(|instance| instance.name).collect();
-        assert_eq!(names, ["kasan-6.12", "kasan-7.2", "kcsan-7.2", "perf-6.12"]);
+        assert_eq!(
+            names,
+            [
+                "kasan-6.12",
+                "kasan-7.2",
+                "kcsan-7.2",
+                "nokmem-6.12",
+                "nokmem-7.2",
+                "numa-7.2",
+                "fakenuma-7.2",
+                "perf-6.12"
+            ]
+        );
     }
 
     #[test]
@@ -214,11 +272,45 @@ mod tests {
     }
 
     #[test]
+    fn an_instance_may_run_the_kernel_of_another() {
+        let text = format!("{GOOD}- name: b\n  kernel: a\n  append: [quiet]\n");
+        let instances = parse(&text, &kconfigs().join("matrix.yaml")).unwrap();
+        let names: Vec<&str> = instances.iter().map(Instance::kernel_name).collect();
+        assert_eq!(names, ["a", "a"]);
+        assert_eq!(instances[1].fragments, instances[0].fragments);
+        assert_eq!(instances[1].append, ["quiet"]);
+        check(
+            "- name: b\n  kernel: c",
+            expect![[
+                r#"KCONFIGS/matrix.yaml: instance "b": there is no instance "c" whose kernel it could run"#
+            ]],
+        );
+        check(
+            "- name: b\n  kernel: a\n  kcov: [shrinker]",
+            expect![[
+                r#"KCONFIGS/matrix.yaml: instance "b": the kernel is that of "a", but it says how to make one or whose it runs"#
+            ]],
+        );
+        check(
+            "- name: b\n  kernel: a\n- name: c\n  kernel: b",
+            expect![[
+                r#"KCONFIGS/matrix.yaml: instance "c": the kernel is that of "b", but b says how to make one or whose it runs"#
+            ]],
+        );
+        check(
+            "- name: b\n  fragments: [base]",
+            expect![[
+                r#"KCONFIGS/matrix.yaml: instance "b": it needs a source, or the kernel of another instance"#
+            ]],
+        );
+    }
+
+    #[test]
     fn a_misspelt_key_is_an_error_with_file_and_line() {
         check(
             "  memory_mb: 512",
             expect![
-                "KCONFIGS/matrix.yaml:5:3: instances[0]: unknown field `memory_mb`, expected one of `name`, `source`, `fragments`, `kcov`, `kcsan`, `patches`, `append`, `memory_mib`, `vcpus`, `numa_nodes` at line 5 column 3"
+                "KCONFIGS/matrix.yaml:5:3: instances[0]: unknown field `memory_mb`, expected one of `name`, `kernel`, `source`, `fragments`, `kcov`, `kcsan`, `patches`, `append`, `memory_mib`, `vcpus`, `numa_nodes` at line 5 column 3"
             ],
         );
     }
@@ -297,7 +389,7 @@ mod tests {
     #[test]
     fn an_unknown_instance_names_the_known_ones() {
         let error = format!("{:#}", instance("kasan-6.21").unwrap_err());
-        expect![[r#"unknown instance "kasan-6.21"; known: kasan-6.12, kasan-7.2, kcsan-7.2, perf-6.12"#]]
+        expect![[r#"unknown instance "kasan-6.21"; known: kasan-6.12, kasan-7.2, kcsan-7.2, nokmem-6.12, nokmem-7.2, numa-7.2, fakenuma-7.2, perf-6.12"#]]
             .assert_eq(&error);
     }
 }

@@ -126,7 +126,7 @@ pub fn newest(cache: &Cache, instance: &str) -> Result<Option<Kernel>> {
     let kernels = entries.flatten().filter_map(|entry| load(&entry.path()));
     let finished =
         |kernel: &Kernel| fs::metadata(kernel.dir.join(MANIFEST)).and_then(|meta| meta.modified()).ok();
-    Ok(kernels.filter(|kernel| kernel.manifest.instance.name == instance).max_by_key(finished))
+    Ok(kernels.filter(|kernel| kernel.manifest.instance.kernel_name() == instance).max_by_key(finished))
 }
 
 /// Copies a finished build out of its build folder; the manifest last.
@@ -134,7 +134,7 @@ pub fn newest(cache: &Cache, instance: &str) -> Result<Option<Kernel>> {
 /// # Errors
 /// When it cannot be copied.
 pub fn store(cache: &Cache, out: &Path, manifest: Manifest) -> Result<Kernel> {
-    let dir = make_dir(&place(cache, &manifest.instance.name, &manifest.key)?)?;
+    let dir = make_dir(&place(cache, manifest.instance.kernel_name(), &manifest.key)?)?;
     for (from, name) in [("arch/x86/boot/bzImage", "bzImage"), ("vmlinux", "vmlinux"), (".config", "config")]
     {
         // Copied, not linked: the next build may write into the same file.

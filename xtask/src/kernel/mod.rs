@@ -119,7 +119,7 @@ pub fn build(cache: &Cache, request: &BuildRequest<'_>) -> Result<Kernel> {
     let toolchain = Toolchain::find(cache)?;
     // The slot belongs to the place that the user's path means.
     let linux = request.linux.map(|dir| dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf()));
-    let slot = Slot::new(cache, &instance.name, linux.as_deref())?;
+    let slot = Slot::new(cache, instance.kernel_name(), linux.as_deref())?;
     let source = find_source(cache, instance, linux.as_deref())?;
     let recipe = Recipe {
         format: FORMAT,
@@ -130,7 +130,7 @@ pub fn build(cache: &Cache, request: &BuildRequest<'_>) -> Result<Kernel> {
         variables: make_variables(instance),
     };
     let key = recipe.key();
-    let place = artifact::place(cache, &instance.name, &key)?;
+    let place = artifact::place(cache, instance.kernel_name(), &key)?;
     if let Some(kernel) = artifact::load(&place) {
         return Ok(kernel);
     }
@@ -140,7 +140,7 @@ pub fn build(cache: &Cache, request: &BuildRequest<'_>) -> Result<Kernel> {
         return Ok(kernel);
     }
     let started = Instant::now();
-    eprintln!("building kernel {} ({}; log: {})", instance.name, source.id, slot.log().display());
+    eprintln!("building kernel {} ({}; log: {})", instance.kernel_name(), source.id, slot.log().display());
     let target =
         Target { key: &key, recipe: &recipe, options: &options, source: &source, toolchain: &toolchain };
     slot.establish(&target, &lock)?;
@@ -213,7 +213,7 @@ impl Kernel {
         let (manifest, recipe) = (&self.manifest, &self.manifest.recipe);
         setup::ensure(cache, &[Need::Kernel])?;
         let toolchain = Toolchain::find(cache)?;
-        let slot = Slot::new(cache, &manifest.instance.name, manifest.linux.as_deref())?;
+        let slot = Slot::new(cache, manifest.instance.kernel_name(), manifest.linux.as_deref())?;
         let source = match &manifest.linux {
             Some(dir) => source::folder(cache, dir)?,
             None => {
