@@ -56,8 +56,12 @@ pub fn run(
     let end = end?;
     let status = campaign.status();
     stored::append_stats(&config.dir, &status)?;
-    let findings = campaign.findings.notes().cloned().collect();
-    Ok(Summary { end, status, findings, phases: campaign.phases })
+    let notes = campaign.findings.notes().cloned();
+    let (known, findings): (Vec<_>, Vec<_>) =
+        notes.map(|note| ((config.known)(&note.title), note)).partition(|(why, _)| why.is_some());
+    let known = known.into_iter().filter_map(|(why, note)| Some((note, why?))).collect();
+    let findings = findings.into_iter().map(|(_, note)| note).collect();
+    Ok(Summary { end, status, findings, known, phases: campaign.phases })
 }
 
 struct Campaign<'a> {
@@ -277,6 +281,8 @@ impl<'a> Campaign<'a> {
 
     fn status(&self) -> Status {
         let secs = self.started.elapsed().as_secs_f64().max(1e-3);
+        let (known, findings): (Vec<_>, Vec<_>) =
+            self.findings.notes().partition(|note| (self.config.known)(&note.title).is_some());
         Status {
             elapsed_secs: self.elapsed().as_secs_f64(),
             execs: self.counters.execs,
@@ -285,8 +291,9 @@ impl<'a> Campaign<'a> {
             epochs: self.counters.epochs,
             corpus: self.chooser.corpus_len(),
             edges: self.chooser.n_edges(),
-            findings: self.findings.notes().count(),
-            findings_total: self.findings.notes().map(|note| note.count).sum(),
+            findings: findings.len(),
+            findings_total: findings.iter().map(|note| note.count).sum(),
+            known: known.len(),
             infrastructure: self.counters.infrastructure,
             share_in_programs: self.in_guest.as_secs_f64() / (secs * self.config.jobs as f64),
             batch: self.pace.n_programs(),

@@ -13,6 +13,8 @@ pub enum Event {
     Status(Status),
     /// A title not seen before in this campaign; its folder is there.
     NewFinding(FindingNote),
+    /// The same, of a title that is known to be harmless, and why.
+    Known(FindingNote, String),
     /// The batch of a finding was reduced to so many programs; its folder was replaced.
     Reduced(FindingNote),
     /// An epoch failed for a reason that is not the kernel's.
@@ -47,6 +49,8 @@ pub struct Status {
     pub findings: usize,
     /// Findings with their repeats.
     pub findings_total: u64,
+    /// Different reports that are known to be harmless.
+    pub known: usize,
     /// Infrastructure failures.
     pub infrastructure: u64,
     /// Share of this call's wall time, over all jobs, that guests spent inside programs: 0 to 1.
@@ -94,6 +98,8 @@ pub struct Summary {
     pub status: Status,
     /// Every finding of the campaign, in order of discovery.
     pub findings: Vec<FindingNote>,
+    /// Reports that are known to be harmless, in order of discovery, each with the reason.
+    pub known: Vec<(FindingNote, String)>,
     /// Wall time of this call by what it was spent on, in order.
     pub phases: Vec<(&'static str, Duration)>,
 }
@@ -116,6 +122,9 @@ impl fmt::Display for Status {
         )?;
         if self.findings_total > self.findings as u64 {
             write!(f, " ({} in all)", self.findings_total)?;
+        }
+        if self.known > 0 {
+            write!(f, "  known {}", self.known)?;
         }
         if self.infrastructure > 0 {
             write!(f, "  infrastructure {}", self.infrastructure)?;

@@ -41,6 +41,7 @@ fn config(dir: &Path, seed: u64, execs_max: u64) -> CampaignConfig<'static> {
         walk_prob: 0.2,
         reduce: Reduce::Batch,
         judge: &judge,
+        known: &|_: &str| None,
         annotate: &|text: &str| text.to_owned(),
     }
 }
@@ -99,6 +100,21 @@ fn every_planted_bug_is_found_once_and_reduced_to_one_program() {
     let new = events.iter().filter(|event| matches!(event, Event::NewFinding(_))).count();
     assert_eq!(new, 3);
     assert!(summary.phases.iter().any(|(name, _)| *name == "guests"), "{:?}", summary.phases);
+}
+
+#[test]
+fn what_is_known_to_be_harmless_is_kept_and_is_no_finding() {
+    let dir = tempfile::tempdir().unwrap();
+    let known = |title: &str| (title == RACE).then(|| "of old".to_owned());
+    let (summary, events) = fuzz(&CampaignConfig { known: &known, ..config(dir.path(), 1, 6_000) });
+    assert_eq!(titles(&summary), BTreeSet::from([HANG, LEAK]));
+    let [(note, why)] = summary.known.as_slice() else { panic!("{:?}", summary.known) };
+    assert_eq!((note.title.as_str(), why.as_str()), (RACE, "of old"));
+    assert!(note.count > 1, "repeats are counted");
+    assert_eq!(findings::load(&note.dir).unwrap().verdict.title, RACE);
+    assert_eq!((summary.status.findings, summary.status.known), (2, 1));
+    let told = events.iter().filter(|event| matches!(event, Event::Known(..))).count();
+    assert_eq!(told, 1);
 }
 
 #[test]

@@ -31,7 +31,7 @@ use harness::{
 use crate::{
     exit::{Exit, Outcome},
     guest::Machine,
-    paths,
+    known, paths,
     prepare::{self, MachineArgs, Prepared},
     usage,
 };
@@ -154,6 +154,9 @@ pub fn campaign(
         Some(symbolizer) => symbolize::annotate(text, symbolizer),
         None => text.to_owned(),
     };
+    let known = known::load(&prepared.machine.recipe.instance)?;
+    let why_known =
+        |title: &str| known.iter().find(|known| known.title == title).map(|known| known.why.clone());
     let replays = prepared.execution == Execution::Deterministic;
     let config = CampaignConfig {
         dir: plan.dir,
@@ -171,6 +174,7 @@ pub fn campaign(
         walk_prob: if replays { plan.walk_prob } else { 0.0 },
         reduce: if replays { plan.reduce } else { Reduce::Never },
         judge: &judge,
+        known: &why_known,
         annotate: &annotate,
     };
     ::fuzz::run(config, &mut guests, events)
@@ -261,6 +265,7 @@ fn print_event(event: Event) {
     match event {
         Event::Status(status) => println!("{status}"),
         Event::NewFinding(note) => println!("FINDING {} -> {}", note.title, note.dir.display()),
+        Event::Known(note, why) => println!("known: {} ({why}) -> {}", note.title, note.dir.display()),
         Event::Reduced(note) => {
             println!("reduced to {} program(s): {} -> {}", note.n_programs, note.title, note.dir.display());
         }
@@ -282,6 +287,9 @@ fn finish(prepared: &Prepared, summary: &Summary) -> Exit {
             note.execs,
             note.dir.display()
         );
+    }
+    for (note, _) in &summary.known {
+        println!("{:>5}x {} (known: kconfigs/known.yaml)", note.count, note.title);
     }
     if summary.findings.is_empty() {
         println!("no findings");

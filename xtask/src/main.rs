@@ -12,6 +12,7 @@ mod fuzz;
 mod guest;
 mod initramfs;
 mod kernel;
+mod known;
 mod lock;
 mod matrix;
 mod patch;

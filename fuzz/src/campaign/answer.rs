@@ -139,7 +139,12 @@ impl Campaign<'_> {
         let evidence = self.evidence(job, outcome, report, guests);
         let finding = self.findings.add(&evidence)?;
         self.save()?;
-        (self.events)(Event::NewFinding(self.findings.note(finding).clone()));
+        let note = self.findings.note(finding).clone();
+        if let Some(why) = (self.config.known)(&note.title) {
+            (self.events)(Event::Known(note, why));
+            return Ok(());
+        }
+        (self.events)(Event::NewFinding(note));
         if self.config.reduce == Reduce::Batch {
             let search = Reduction::new(evidence.batch.len());
             self.reducing.push_back(Reducing { finding, evidence, search, is_under_way: false });
