@@ -28,7 +28,7 @@ use crate::{
     findings::{Evidence, Findings},
     guests::Guests,
     reduce::Reduction,
-    status::{CampaignEnd, Event, Status, Summary},
+    status::{CampaignEnd, Event, FindingNote, Status, Summary},
     stored::{self, Counters, State},
 };
 
@@ -56,11 +56,8 @@ pub fn run(
     let end = end?;
     let status = campaign.status();
     stored::append_stats(&config.dir, &status)?;
-    let notes = campaign.findings.notes().cloned();
-    let (known, findings): (Vec<_>, Vec<_>) =
-        notes.map(|note| ((config.known)(&note.title), note)).partition(|(why, _)| why.is_some());
-    let known = known.into_iter().filter_map(|(why, note)| Some((note, why?))).collect();
-    let findings = findings.into_iter().map(|(_, note)| note).collect();
+    let is_known = |note: &FindingNote| (config.known)(&note.title).is_some();
+    let (known, findings) = campaign.findings.notes().cloned().partition(is_known);
     Ok(Summary { end, status, findings, known, phases: campaign.phases })
 }
 

@@ -98,8 +98,8 @@ pub struct Summary {
     pub status: Status,
     /// Every finding of the campaign, in order of discovery.
     pub findings: Vec<FindingNote>,
-    /// Reports that are known to be harmless, in order of discovery, each with the reason.
-    pub known: Vec<(FindingNote, String)>,
+    /// Reports that are known to be harmless, in order of discovery.
+    pub known: Vec<FindingNote>,
     /// Wall time of this call by what it was spent on, in order.
     pub phases: Vec<(&'static str, Duration)>,
 }

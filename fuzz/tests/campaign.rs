@@ -108,12 +108,12 @@ fn what_is_known_to_be_harmless_is_kept_and_is_no_finding() {
     let known = |title: &str| (title == RACE).then(|| "of old".to_owned());
     let (summary, events) = fuzz(&CampaignConfig { known: &known, ..config(dir.path(), 1, 6_000) });
     assert_eq!(titles(&summary), BTreeSet::from([HANG, LEAK]));
-    let [(note, why)] = summary.known.as_slice() else { panic!("{:?}", summary.known) };
-    assert_eq!((note.title.as_str(), why.as_str()), (RACE, "of old"));
+    let [note] = summary.known.as_slice() else { panic!("{:?}", summary.known) };
+    assert_eq!(note.title, RACE);
     assert!(note.count > 1, "repeats are counted");
     assert_eq!(findings::load(&note.dir).unwrap().verdict.title, RACE);
     assert_eq!((summary.status.findings, summary.status.known), (2, 1));
-    let told = events.iter().filter(|event| matches!(event, Event::Known(..))).count();
+    let told = events.iter().filter(|event| matches!(event, Event::Known(_, why) if why == "of old")).count();
     assert_eq!(told, 1);
 }
 

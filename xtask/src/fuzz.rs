@@ -288,7 +288,7 @@ fn finish(prepared: &Prepared, summary: &Summary) -> Exit {
             note.dir.display()
         );
     }
-    for (note, _) in &summary.known {
+    for note in &summary.known {
         println!("{:>5}x {} (known: kconfigs/known.yaml)", note.count, note.title);
     }
     if summary.findings.is_empty() {

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::{matrix, usage};
+use crate::{matrix, paths, usage};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,10 +40,7 @@ pub fn load(instance: &str) -> Result<Vec<Known>> {
 }
 
 fn parse(text: &str, path: &Path, instances: &BTreeSet<String>) -> Result<Vec<Known>> {
-    let file: File = serde_yaml::from_str(text).map_err(|error| match error.location() {
-        Some(at) => usage!("{}:{}:{}: {error}", path.display(), at.line(), at.column()),
-        None => usage!("{}: {error}", path.display()),
-    })?;
+    let file: File = paths::parse_yaml(text, path)?;
     for known in &file.known {
         if let Some(name) = known.instances.iter().find(|name| !instances.contains(*name)) {
             return Err(usage!("{}: {:?}: there is no instance {name:?}", path.display(), known.title));

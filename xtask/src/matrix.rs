@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::{paths::repo_root, usage};
+use crate::{
+    paths::{self, repo_root},
+    usage,
+};
 
 /// A named kernel.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
@@ -151,10 +154,7 @@ pub fn instance(name: &str) -> Result<Instance> {
 }
 
 fn parse(text: &str, path: &Path) -> Result<Vec<Instance>> {
-    let mut matrix: Matrix = serde_yaml::from_str(text).map_err(|error| match error.location() {
-        Some(at) => usage!("{}:{}:{}: {error}", path.display(), at.line(), at.column()),
-        None => usage!("{}: {error}", path.display()),
-    })?;
+    let mut matrix: Matrix = paths::parse_yaml(text, path)?;
     let fragments = path.with_file_name("fragments");
     let mut names = BTreeSet::new();
     let makers = matrix.instances.clone();

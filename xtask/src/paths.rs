@@ -17,6 +17,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use serde::de::DeserializeOwned;
+
+use crate::usage;
 
 /// The folder of the project: where `Cargo.toml`, `kconfigs` and the others are.
 pub fn repo_root() -> PathBuf {
@@ -130,6 +133,17 @@ pub fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
         Ok(())
     };
     write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Reads what a YAML file of the repository says; unknown keys are up to `T`.
+///
+/// # Errors
+/// Wrong usage, with file, line and column.
+pub fn parse_yaml<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
+    serde_yaml::from_str(text).map_err(|error| match error.location() {
+        Some(at) => usage!("{}:{}:{}: {error}", path.display(), at.line(), at.column()),
+        None => usage!("{}: {error}", path.display()),
+    })
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     matrix::{Instance, kconfigs},
-    usage,
+    paths, usage,
 };
 
 /// What it takes to hit a bug.
@@ -106,10 +106,7 @@ fn series(instance: &Instance) -> &str {
 }
 
 fn parse(text: &str, path: &Path) -> Result<Vec<Mutant>> {
-    let index: Index = serde_yaml::from_str(text).map_err(|error| match error.location() {
-        Some(at) => usage!("{}:{}:{}: {error}", path.display(), at.line(), at.column()),
-        None => usage!("{}: {error}", path.display()),
-    })?;
+    let index: Index = paths::parse_yaml(text, path)?;
     let mut names = BTreeSet::new();
     for mutant in &index.mutants {
         let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
