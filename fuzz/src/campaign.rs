@@ -82,6 +82,8 @@ struct Campaign<'a> {
     in_guest: Duration,
     n_submitted: u64,
     infrastructure_in_a_row: u32,
+    /// The kernel complained while it booted, and the guest did not get ready.
+    no_boot: bool,
     started: Instant,
     saved: Instant,
     told: Instant,
@@ -159,6 +161,7 @@ impl<'a> Campaign<'a> {
             in_guest: Duration::ZERO,
             n_submitted: 0,
             infrastructure_in_a_row: 0,
+            no_boot: false,
             started,
             saved: started,
             told: started,
@@ -200,7 +203,9 @@ impl<'a> Campaign<'a> {
     fn end(&self) -> Option<CampaignEnd> {
         let is_over = self.config.time_max.is_some_and(|max| self.started.elapsed() >= max);
         let is_enough = self.config.execs_max.is_some_and(|max| self.counters.execs >= max);
-        if self.infrastructure_in_a_row >= INFRASTRUCTURE_IN_A_ROW_MAX {
+        if self.no_boot {
+            Some(CampaignEnd::NoBoot)
+        } else if self.infrastructure_in_a_row >= INFRASTRUCTURE_IN_A_ROW_MAX {
             Some(CampaignEnd::Infrastructure)
         } else if self.config.stop.load(Ordering::Relaxed) {
             Some(CampaignEnd::Stopped)

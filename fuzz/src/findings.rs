@@ -6,7 +6,7 @@
 //!   report.md        for people
 //!   console.log      what the guest printed, as it printed it
 //!   program.txt      the program in flight
-//!   batch/0000.txt … what ran, up to and including that program
+//!   batch/0000.txt … what ran, up to and including that program; nothing where the boot itself shows it
 //!   provenance.yaml  what it ran on
 //!   verdict.yaml     what the oracle says; written last
 //! ```
@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use harness::{
     epoch::Epoch,
     oracle::{Report, share_title},
@@ -44,7 +44,7 @@ pub struct Evidence {
     pub console: Vec<u8>,
     /// The report as printed, or the end of the console where there is none; with source lines.
     pub excerpt: String,
-    /// What ran, up to and including the program in flight.
+    /// What ran, up to and including the program in flight; nothing where the boot itself shows it.
     pub batch: Vec<Program>,
     /// What it ran on.
     pub record: Record,
@@ -156,7 +156,6 @@ pub fn load(dir: &Path) -> Result<Stored> {
         text.parse::<Program>().with_context(|| format!("parse {}", path.display()))
     });
     let batch = batch.collect::<Result<Vec<Program>>>()?;
-    ensure!(!batch.is_empty(), "{}: the batch is empty", dir.join(PROVENANCE).display());
     let path = dir.join("console.log");
     let console = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
     Ok(Stored { verdict, record, batch, console })

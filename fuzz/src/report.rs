@@ -66,6 +66,9 @@ fn write_head(out: &mut String, evidence: &Evidence) -> std::fmt::Result {
 fn write_reproduce(out: &mut String, evidence: &Evidence, folder: &Path) -> std::fmt::Result {
     writeln!(out, "## Reproduce\n\n    cargo xtask repro {}\n", folder.display())?;
     let n_programs = evidence.batch.len();
+    if n_programs == 0 {
+        return writeln!(out, "Booting shows it; no program is needed.\n");
+    }
     match (evidence.record.reduced_from, evidence.record.confirmed) {
         (Some(n_found), _) => writeln!(
             out,
@@ -79,6 +82,9 @@ fn write_reproduce(out: &mut String, evidence: &Evidence, folder: &Path) -> std:
 }
 
 fn write_programs(out: &mut String, evidence: &Evidence) {
+    if evidence.batch.is_empty() {
+        return;
+    }
     let last = evidence.batch.len().saturating_sub(1);
     match evidence.program() {
         Some(program) => {

@@ -85,6 +85,8 @@ pub enum CampaignEnd {
     Execs,
     /// It was told to.
     Stopped,
+    /// The guest does not boot, and the kernel said why: that is a finding, and there is nothing more to do.
+    NoBoot,
     /// Too many infrastructure failures in a row; exit code 69.
     Infrastructure,
 }

@@ -13,14 +13,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fake::{FakeGuests, HANG, LEAK, RACE, Trouble, judge};
+use fake::{BOOT, FakeGuests, HANG, LEAK, RACE, Trouble, judge};
 use fuzz::{
     campaign::run,
     config::{BatchSize, CampaignConfig, Reduce},
     findings,
     status::{CampaignEnd, Event, Summary},
 };
-use harness::program::{Program, Schedule};
+use harness::{
+    oracle::Report,
+    program::{Program, Schedule},
+};
 
 static NEVER: AtomicBool = AtomicBool::new(false);
 
@@ -260,6 +263,44 @@ fn a_dead_machine_is_no_finding_and_its_programs_run_again() {
     assert!(titles(&summary).is_subset(&BTreeSet::from([HANG, RACE, LEAK])), "{:?}", titles(&summary));
     let log = fs::read_to_string(dir.path().join("infrastructure/0.log")).unwrap();
     assert!(log.contains("machine: exit status 1"), "{log}");
+}
+
+#[test]
+fn a_complaint_of_the_boot_is_a_finding_without_a_batch_and_the_campaign_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut guests = FakeGuests::new(|n| if n == 1 { Trouble::Boot } else { Trouble::None });
+    let (summary, _) = fuzz_with(&config(dir.path(), 9, 3_000), &mut guests);
+    assert_eq!(summary.end, CampaignEnd::Execs);
+    let [first, others @ ..] = summary.findings.as_slice() else { panic!("{:?}", summary.findings) };
+    assert_eq!((first.title.as_str(), first.execs, first.n_programs), (BOOT, 0, 0));
+    assert!(others.iter().any(|note| note.title == HANG), "{others:?}");
+    let stored = findings::load(&first.dir).unwrap();
+    assert_eq!((stored.verdict.end.as_str(), stored.batch.len()), ("boot", 0));
+    assert_eq!(judge(&stored.console)[0].title, BOOT);
+    let report = fs::read_to_string(first.dir.join("report.md")).unwrap();
+    assert!(report.contains("Booting shows it"), "{report}");
+}
+
+#[test]
+fn a_kernel_that_complains_and_does_not_boot_is_a_finding_and_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (summary, _) = fuzz_with(&config(dir.path(), 9, 3_000), &mut FakeGuests::new(|_| Trouble::NoBoot));
+    assert_eq!(summary.end, CampaignEnd::NoBoot);
+    assert_eq!(titles(&summary), BTreeSet::from([BOOT]));
+    assert_eq!((summary.findings[0].count, summary.status.execs), (1, 0));
+}
+
+#[test]
+fn a_report_behind_one_that_is_known_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let judge = |console: &[u8]| {
+        let known = Report { title: "of old".into(), ..Report::default() };
+        if console.is_empty() { Vec::new() } else { [vec![known], judge(console)].concat() }
+    };
+    let known = |title: &str| (title == "of old").then(|| "why".to_owned());
+    let config = CampaignConfig { judge: &judge, known: &known, ..config(dir.path(), 1, 6_000) };
+    let (summary, _) = fuzz(&config);
+    assert!(titles(&summary).is_superset(&BTreeSet::from([HANG, RACE])), "{:?}", titles(&summary));
 }
 
 #[test]

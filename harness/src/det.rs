@@ -31,6 +31,8 @@ pub const BOOT_LIMIT: Duration = Duration::from_secs(600);
 const STATE_LIMIT: Duration = Duration::from_secs(60);
 /// Name of the machine state in a snapshot folder.
 const STATE_FILE: &str = "state";
+/// Name of what the guest printed while it booted.
+const BOOT_LOG: &str = "boot.log";
 /// Name of the manifest; written last.
 const MANIFEST: &str = "manifest.yaml";
 
@@ -114,6 +116,13 @@ pub fn snapshot(
     Ok(Snapshot { dir, manifest })
 }
 
+impl Snapshot {
+    /// What the guest printed while it booted.
+    pub fn boot_console(&self) -> Vec<u8> {
+        fs::read(self.dir.join(BOOT_LOG)).unwrap_or_default()
+    }
+}
+
 fn open_snapshot(dir: &Path) -> Option<Snapshot> {
     let text = fs::read_to_string(dir.join(MANIFEST)).ok()?;
     Some(Snapshot { dir: dir.to_owned(), manifest: serde_yaml::from_str(&text).ok()? })
@@ -148,6 +157,12 @@ fn take_snapshot(
     let uri = format!("exec:cat > '{}'", state_path.display().to_string().replace('\'', "'\\''"));
     machine.qmp.migrate("migrate", &uri, STATE_LIMIT).map_err(|e| machine.qmp_error(e))?;
     machine.kill();
+    let io = |what: &Path| {
+        let what = what.display().to_string();
+        move |error| MachineError::io(what, error)
+    };
+    let log = dir.join(BOOT_LOG);
+    fs::write(&log, machine.console.take()).map_err(io(&log))?;
     forget_shm_address(&state_path).map_err(|e| MachineError::io(state_path.display().to_string(), e))?;
     let id = hash_files(dir, guest.numa_nodes).map_err(|e| MachineError::io("hash the snapshot", e))?;
     let _ = fs::remove_dir_all(run_dir);
@@ -188,7 +203,7 @@ fn wait_ready(machine: &mut Machine) -> Result<(), MachineError> {
                 }
                 (None, None, _) => format!("the guest did not get ready; {}", tail(&console)),
             };
-            Err(MachineError::NotReady(why))
+            Err(MachineError::NotReady { why, console })
         }
     }
 }
@@ -271,7 +286,15 @@ fn run(plan: Plan<'_>, state: Option<&Path>, epoch: &Epoch, limits: Limits, run_
             let in_flight = (end != EpochEnd::Done && header.state != state::READY)
                 .then_some((header.program_idx as usize).min(epoch.programs.len().saturating_sub(1)));
             let programs = machine.shm.outcomes(epoch);
-            EpochOutcome { end, console, programs, in_flight, wall: started.elapsed(), in_guest }
+            EpochOutcome {
+                end,
+                console,
+                boot: Vec::new(),
+                programs,
+                in_flight,
+                wall: started.elapsed(),
+                in_guest,
+            }
         }
         Err(error) => EpochOutcome {
             console: fs::read(console_path(run_dir)).unwrap_or_default(),

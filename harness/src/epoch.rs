@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use abi::shm::flag;
 
-use crate::{guest::Leaks, program::Program};
+use crate::{guest::Leaks, machine::MachineError, program::Program};
 
 /// What a guest is asked to do.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +50,8 @@ pub struct EpochOutcome {
     pub end: EpochEnd,
     /// Everything the guest printed during the epoch.
     pub console: Vec<u8>,
+    /// What it printed before, while it booted. Told once for each boot; empty otherwise.
+    pub boot: Vec<u8>,
     /// One per program of the batch, in order; programs that were not reached included.
     pub programs: Vec<ProgramOutcome>,
     /// Index of the program in flight when the epoch ended early.
@@ -61,11 +63,19 @@ pub struct EpochOutcome {
 }
 
 impl EpochOutcome {
+    /// The outcome of an epoch of `n` programs that never ran, for want of a machine.
+    pub fn no_machine(error: MachineError, n: usize) -> EpochOutcome {
+        let why = error.to_string();
+        let boot = if let MachineError::NotReady { console, .. } = error { console } else { Vec::new() };
+        EpochOutcome { boot, ..EpochOutcome::failed(EpochEnd::Machine(why), n) }
+    }
+
     /// The outcome of an epoch of `n` programs that never ran.
     pub fn failed(end: EpochEnd, n: usize) -> EpochOutcome {
         EpochOutcome {
             end,
             console: Vec::new(),
+            boot: Vec::new(),
             programs: vec![ProgramOutcome::default(); n],
             in_flight: None,
             wall: Duration::ZERO,

@@ -70,8 +70,13 @@ pub enum MachineError {
         stderr: String,
     },
     /// The guest did not get ready.
-    #[error("{0}")]
-    NotReady(String),
+    #[error("{why}")]
+    NotReady {
+        /// What happened instead.
+        why: String,
+        /// What it printed.
+        console: Vec<u8>,
+    },
     /// The deterministic engine cannot work.
     #[error("{} ignores LD_PRELOAD: under the deterministic engine its runs would differ", .0.display())]
     NoLockstep(PathBuf),

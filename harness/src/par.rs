@@ -5,6 +5,7 @@
 //! interrupts. After anything but a clean batch the guest is thrown away.
 
 use std::{
+    mem,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -37,6 +38,8 @@ struct Live {
     machine: Machine,
     seq: u32,
     leaks: Leaks,
+    /// What it printed while it booted, until the first epoch tells it.
+    boot: Vec<u8>,
 }
 
 impl Stream {
@@ -49,9 +52,8 @@ impl Stream {
     pub fn run_epoch(&mut self, epoch: &Epoch, limits: Limits) -> EpochOutcome {
         let started = Instant::now();
         let outcome = self.try_run(epoch, limits);
-        let outcome = outcome.unwrap_or_else(|error| {
-            EpochOutcome::failed(EpochEnd::Machine(error.to_string()), epoch.programs.len())
-        });
+        let outcome =
+            outcome.unwrap_or_else(|error| EpochOutcome::no_machine(error, epoch.programs.len()));
         if outcome.end != EpochEnd::Done {
             self.live = None;
         }
@@ -82,13 +84,13 @@ impl Stream {
         });
         let in_guest = running.elapsed();
         let header = live.machine.shm.header();
-        let console = live.machine.console.take();
+        let (boot, console) = (mem::take(&mut live.boot), live.machine.console.take());
         // A batch that was answered is judged by the agent's state, as if the agent had ended the machine.
         let end = epoch_end(end.unwrap_or(MachineEnd::Agent), header.state, &console);
         let in_flight = (end != EpochEnd::Done)
             .then_some((header.program_idx as usize).min(epoch.programs.len().saturating_sub(1)));
         let programs = live.machine.shm.outcomes(epoch);
-        Ok(EpochOutcome { end, console, programs, in_flight, wall: in_guest, in_guest })
+        Ok(EpochOutcome { end, console, boot, programs, in_flight, wall: in_guest, in_guest })
     }
 }
 
@@ -106,14 +108,17 @@ fn boot(
         shm.set_flags(known);
         Ok(())
     })?;
-    let mut live = Live { machine, seq: 0, leaks };
+    let mut live = Live { machine, seq: 0, leaks, boot: Vec::new() };
     let end = wait(&mut live, BOOT_LIMIT, |header| header.state != state::BOOTING);
     let console = live.machine.console.take();
     match end {
-        None if live.machine.shm.header().state == state::READY => Ok(live),
+        None if live.machine.shm.header().state == state::READY => Ok(Live { boot: console, ..live }),
         end => {
             let why = oracle::harness_failure(&console).unwrap_or_else(|| tail(&console));
-            Err(MachineError::NotReady(format!("the guest did not get ready ({end:?}): {why}")))
+            Err(MachineError::NotReady {
+                why: format!("the guest did not get ready ({end:?}): {why}"),
+                console,
+            })
         }
     }
 }

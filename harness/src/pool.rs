@@ -2,7 +2,7 @@
 //! Guests side by side: epochs go in, outcomes come out in order of submission, whichever guest is done first.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
@@ -50,6 +50,8 @@ struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
     snapshots: Mutex<BTreeMap<(Schedule, Leaks), Snapshot>>,
+    /// Whose boot was told.
+    told: Mutex<BTreeSet<(Schedule, Leaks)>>,
 }
 
 #[derive(Default)]
@@ -72,6 +74,7 @@ impl Pool {
             queue: Mutex::default(),
             wake: Condvar::new(),
             snapshots: Mutex::default(),
+            told: Mutex::default(),
         });
         for job in 0..jobs {
             let (shared, send, run_dir) =
@@ -197,8 +200,13 @@ fn run_one(
     let schedule = epoch.programs.first().map(|program| program.schedule).unwrap_or_default();
     if config.execution == Execution::Deterministic {
         return match shared.snapshot(schedule, epoch.leaks()) {
-            Ok(snapshot) => det::run_epoch(&config.guest, &snapshot, epoch, config.limits, run_dir),
-            Err(error) => EpochOutcome::failed(EpochEnd::Machine(error.to_string()), epoch.programs.len()),
+            Ok(snapshot) => {
+                let is_news = lock(&shared.told).insert((schedule, epoch.leaks()));
+                let boot = if is_news { snapshot.boot_console() } else { Vec::new() };
+                let outcome = det::run_epoch(&config.guest, &snapshot, epoch, config.limits, run_dir);
+                EpochOutcome { boot, ..outcome }
+            }
+            Err(error) => EpochOutcome::no_machine(error, epoch.programs.len()),
         };
     }
     // One living guest a worker; another number of vCPUs is another machine.

@@ -22,6 +22,7 @@ use clap::Args;
 use harness::{
     epoch::{Epoch, EpochOutcome},
     guest::{Execution, Leaks},
+    machine::MachineError,
     oracle,
     pool::Pool,
     program::Schedule,
@@ -133,7 +134,14 @@ pub fn boot(prepared: &mut Prepared, plan: &Plan) -> Result<()> {
         return Ok(());
     }
     let leaks = if plan.canary == canary::LEAK { Leaks::Track } else { Leaks::Ignore };
-    prepared.boot(schedules(prepared), leaks)
+    prepared.boot(schedules(prepared), leaks).or_else(|error| match error.downcast_ref() {
+        // The kernel's own words for why it does not boot are a finding: the campaign meets and stores it.
+        Some(MachineError::NotReady { console, .. }) if !oracle::judge(console).is_empty() => {
+            eprintln!("warning: {error:#}");
+            Ok(())
+        }
+        _ => Err(error),
+    })
 }
 
 /// Runs a campaign on a machine until it ends or `stop` is set.

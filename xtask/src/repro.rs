@@ -8,11 +8,13 @@ use ::fuzz::findings::{self, Stored};
 use anyhow::{Context, Result};
 use clap::Args;
 use harness::{
-    det::Snapshot,
+    det::{self, Limits, Snapshot},
     epoch::{EpochEnd, EpochOutcome},
     guest::Execution,
     oracle,
+    par::Stream,
     pool::Pool,
+    run_dir::RunDir,
 };
 
 use crate::{
@@ -83,7 +85,9 @@ pub fn run(args: &ReproArgs) -> Outcome {
         false => prepare::execution(&cache, Engine::Par, AccelChoice::Auto)?,
     };
     let snapshots = cache.dir("snapshots")?;
-    let tally = if deterministic {
+    let tally = if stored.batch.is_empty() {
+        run_all(&stored, args, || Ok(Some(boot(&machine, execution, &stored)?)))?
+    } else if deterministic {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut pool = prepare::pool(&machine, execution, args.jobs.unwrap_or(cores), &snapshots)?;
         check_snapshot(&pool, &stored)?;
@@ -139,6 +143,19 @@ fn machine_of(cache: &Cache, stored: &Stored) -> Result<Machine> {
             Ok(machine)
         }
     }
+}
+
+/// Shows what needs no program: a boot, to its end.
+fn boot(machine: &Machine, execution: Execution, stored: &Stored) -> Result<EpochOutcome> {
+    let dir = RunDir::new().context("cannot make a folder for running machines")?;
+    let (guest, epoch, limits) = (&machine.config, stored.epoch(), Limits::default());
+    let schedule = stored.record.schedule;
+    if execution == Execution::Deterministic {
+        return Ok(det::run_from_power_on(guest, schedule, &epoch, limits, dir.path()));
+    }
+    let mut stream = Stream::new(guest.clone(), schedule, execution, dir.path().to_owned());
+    let outcome = stream.run_epoch(&epoch, limits);
+    Ok(EpochOutcome { console: [outcome.boot, outcome.console].concat(), ..outcome })
 }
 
 fn check_snapshot(pool: &Pool, stored: &Stored) -> Result<()> {

@@ -70,13 +70,16 @@ impl Campaign<'_> {
     /// Takes in the answer to an epoch.
     pub(super) fn digest(&mut self, job: Job, outcome: &EpochOutcome, guests: &mut dyn Guests) -> Result<()> {
         self.counters.epochs += 1;
+        if !outcome.boot.is_empty() {
+            self.digest_boot(&job, outcome, guests)?;
+        }
         let judging = Instant::now();
         let reports = (self.config.judge)(&outcome.console);
         self.phase("judge", judging);
         if job.purpose == Purpose::Reduce {
             return self.digest_reduction(job, outcome, reports, guests);
         }
-        let class = classify(&outcome.end, reports);
+        let class = classify(&outcome.end, self.unknown_first(reports));
         self.in_guest += outcome.in_guest;
         self.infrastructure_in_a_row =
             if class == Class::Infrastructure { self.infrastructure_in_a_row + 1 } else { 0 };
@@ -102,6 +105,28 @@ impl Campaign<'_> {
         let advanced = outcome.in_flight.is_some() || outcome.programs.iter().any(|program| program.finished);
         self.batches.requeue(rest, if advanced { Requeue::Advanced } else { Requeue::Stuck });
         Ok(())
+    }
+
+    /// What the kernel complained of before any program ran is a finding without a batch.
+    fn digest_boot(&mut self, job: &Job, outcome: &EpochOutcome, guests: &mut dyn Guests) -> Result<()> {
+        let reports = (self.config.judge)(&outcome.boot);
+        let Some(report) = self.unknown_first(reports).into_iter().next() else { return Ok(()) };
+        self.no_boot = matches!(outcome.end, EpochEnd::Machine(_));
+        if let Some(known) = self.findings.find(&report) {
+            self.findings.repeat(known);
+            return Ok(());
+        }
+        let boot = EpochOutcome { console: outcome.boot.clone(), in_flight: None, ..outcome.clone() };
+        let mut evidence = self.evidence(job, &boot, report, guests);
+        evidence.batch.clear();
+        evidence.end = "boot".into();
+        self.store(evidence)
+    }
+
+    /// Puts reports that are known to be harmless behind the others: the first is what counts.
+    fn unknown_first(&self, mut reports: Vec<Report>) -> Vec<Report> {
+        reports.sort_by_key(|report| (self.config.known)(&report.title).is_some());
+        reports
     }
 
     /// Learns from every program that ran to its end.
@@ -137,6 +162,11 @@ impl Campaign<'_> {
             return Ok(());
         }
         let evidence = self.evidence(job, outcome, report, guests);
+        self.store(evidence)
+    }
+
+    /// Writes and tells a new finding, and sees to its being reduced.
+    fn store(&mut self, evidence: Evidence) -> Result<()> {
         let finding = self.findings.add(&evidence)?;
         self.save()?;
         let note = self.findings.note(finding).clone();
@@ -145,7 +175,7 @@ impl Campaign<'_> {
             return Ok(());
         }
         (self.events)(Event::NewFinding(note));
-        if self.config.reduce == Reduce::Batch {
+        if self.config.reduce == Reduce::Batch && !evidence.batch.is_empty() {
             let search = Reduction::new(evidence.batch.len());
             self.reducing.push_back(Reducing { finding, evidence, search, is_under_way: false });
         }

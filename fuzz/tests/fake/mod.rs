@@ -23,6 +23,9 @@ pub const RACE: &str = "KASAN: use-after-free Read in shrink_slab";
 /// Title of the bug that shows only when the batch is over.
 pub const LEAK: &str = "memory leak in shrinker_debugfs_add";
 
+/// Title of what the kernel complains of while it boots.
+pub const BOOT: &str = "WARNING in start_kernel";
+
 /// A pool with a model in it.
 pub struct FakeGuests {
     waiting: VecDeque<Epoch>,
@@ -40,6 +43,10 @@ pub enum Trouble {
     None,
     /// QEMU dies.
     Machine,
+    /// It runs, in a guest whose kernel complained while it booted.
+    Boot,
+    /// The kernel complains while it boots, and does not get ready.
+    NoBoot,
     /// The whole fuzzer is killed.
     Kill,
 }
@@ -68,6 +75,11 @@ impl Guests for FakeGuests {
         self.sizes.push(epoch.programs.len());
         match (self.trouble)(self.n_answered) {
             Trouble::None => Ok(Some(run(&epoch))),
+            Trouble::Boot => Ok(Some(EpochOutcome { boot: boot(), ..run(&epoch) })),
+            Trouble::NoBoot => {
+                let outcome = outcome(EpochEnd::Machine("not ready".into()), &epoch, String::new());
+                Ok(Some(EpochOutcome { boot: boot(), ..outcome }))
+            }
             Trouble::Kill => panic!("killed"),
             Trouble::Machine => {
                 let outcome = outcome(EpochEnd::Machine("exit status 1".into()), &epoch, String::new());
@@ -96,10 +108,15 @@ pub fn judge(console: &[u8]) -> Vec<Report> {
     text.lines().filter_map(|line| line.strip_prefix("complaint: ")).map(report).collect()
 }
 
+fn boot() -> Vec<u8> {
+    format!("complaint: {BOOT}\n").into_bytes()
+}
+
 fn outcome(end: EpochEnd, epoch: &Epoch, console: String) -> EpochOutcome {
     EpochOutcome {
         end,
         console: console.into_bytes(),
+        boot: Vec::new(),
         programs: vec![ProgramOutcome::default(); epoch.programs.len()],
         in_flight: None,
         wall: Duration::from_millis(2 * epoch.programs.len() as u64),

@@ -47,7 +47,8 @@ const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
 pub struct Runner<'a> {
     world: World<'a>,
     workers: Vec<Worker>,
-    watch: Watch,
+    /// Made for the first program: what the kernel complained of before is the boot's.
+    watch: Option<Watch>,
     data_used: usize,
     leftovers: Leftovers,
     auditor: Auditor,
@@ -60,11 +61,10 @@ impl<'a> Runner<'a> {
     pub fn new(world: World<'a>) -> Result<Runner<'a>> {
         let workers: io::Result<Vec<Worker>> =
             (0..N_THREADS).map(|thread| Worker::spawn(thread, world)).collect();
-        let watch = Watch::new().context("/dev/kmsg")?;
         Ok(Runner {
             world,
             workers: workers.context("fork a worker")?,
-            watch,
+            watch: None,
             data_used: 0,
             leftovers: Leftovers::new().context("look at a fresh guest")?,
             auditor: Auditor::new(world.device),
@@ -75,6 +75,9 @@ impl<'a> Runner<'a> {
     /// Runs the batch the header announces; the state to end with.
     pub fn run(&mut self, header: &Header) -> Result<u32> {
         self.data_used = 0;
+        if self.watch.is_none() {
+            self.watch = Some(Watch::new().context("/dev/kmsg")?);
+        }
         for program_idx in 0..header.n_programs as usize {
             self.world.shm.write(offset_of!(Header, program_idx), program_idx as u32);
             let end = self.run_program(program_idx, header)?;
@@ -133,7 +136,7 @@ impl<'a> Runner<'a> {
         self.auditor.after_reset(device, deep, deterministic).context("audit what is left")?;
         result.status = status::DONE;
         self.world.shm.write(result_at, result);
-        match self.watch.complaint() {
+        match self.watch.as_mut().and_then(Watch::complaint) {
             Some(what) => {
                 log::say(&format!("program {program_idx}: the kernel complained: {what}"));
                 Ok(state::KERNEL_FINDING)
