@@ -22,7 +22,7 @@ mod answer;
 use crate::{
     batches::{Batches, Pace, Waiting},
     chooser::{Choice, Chooser},
-    config::{CampaignConfig, INFRASTRUCTURE_IN_A_ROW_MAX},
+    config::{CampaignConfig, INFRASTRUCTURE_IN_A_ROW_MAX, LeakScan},
     corpus::{CorpusDir, SEEDS},
     disk,
     findings::{Evidence, Findings},
@@ -34,6 +34,8 @@ use crate::{
 
 /// How long the loop waits for an answer before it looks at clock and stop flag.
 const WAIT: Duration = Duration::from_millis(100);
+/// Epochs that a program of the corpus waits for a scan for leaks at most.
+const SCAN_EPOCHS_MAX: u64 = 256;
 /// How often the state is stored.
 const SAVE_EVERY: Duration = Duration::from_secs(3);
 /// How often a status is told.
@@ -80,7 +82,10 @@ struct Campaign<'a> {
     /// Figures when this call began.
     at_start: Counters,
     in_guest: Duration,
-    n_submitted: u64,
+    /// Programs of the corpus that were not run with a scan for leaks yet.
+    unscanned: VecDeque<Program>,
+    /// Epochs submitted since the last such run.
+    since_scan: u64,
     infrastructure_in_a_row: u32,
     /// The kernel complained while it booted, and the guest did not get ready.
     no_boot: bool,
@@ -102,6 +107,8 @@ struct Job {
 enum Purpose {
     /// Programs run for the first time.
     Fuzz,
+    /// Programs of the corpus run once more, with a scan for leaks.
+    Leaks,
     /// Programs whose epoch was lost.
     Retry,
     /// Part of the batch of the finding that is being reduced.
@@ -159,7 +166,8 @@ impl<'a> Campaign<'a> {
             at_start: state.counters.clone(),
             counters: state.counters,
             in_guest: Duration::ZERO,
-            n_submitted: 0,
+            unscanned: VecDeque::new(),
+            since_scan: 0,
             infrastructure_in_a_row: 0,
             no_boot: false,
             started,
@@ -223,16 +231,35 @@ impl<'a> Campaign<'a> {
         if let Some(job) = self.next_reduction() {
             return Ok(job);
         }
+        if let Some(programs) = self.next_leak_scan() {
+            return Ok(Job { purpose: Purpose::Leaks, programs, leak_scan: true });
+        }
         loop {
             if let Some(programs) = self.batches.take(self.pace.n_programs()) {
-                self.n_submitted += 1;
-                let every = self.config.leak_scan_every;
-                let leak_scan = every > 0 && self.n_submitted.is_multiple_of(every);
+                self.since_scan += 1;
+                let leak_scan = self.config.leak_scan == LeakScan::Every;
                 return Ok(Job { purpose: Purpose::Fuzz, programs, leak_scan });
             }
             let choice = self.chooser.choose()?;
             self.batches.push(choice);
         }
+    }
+
+    /// Programs of the corpus to run with a scan for leaks, when there are enough of them, or some have waited for long. One
+    /// schedule does: memory is rarely lost by an interleaving, and every other one is a guest more to boot.
+    fn next_leak_scan(&mut self) -> Option<Vec<Waiting>> {
+        let LeakScan::Corpus(n_programs) = self.config.leak_scan else { return None };
+        let is_late = self.since_scan >= SCAN_EPOCHS_MAX && !self.unscanned.is_empty();
+        if self.unscanned.len() < n_programs && !is_late {
+            return None;
+        }
+        self.since_scan = 0;
+        let n_taken = self.unscanned.len().min(n_programs);
+        let programs = self.unscanned.drain(..n_taken).map(|mut program| {
+            program.schedule = self.config.schedules[0];
+            Waiting { choice: Choice { program, parent: None }, n_stuck: 0 }
+        });
+        Some(programs.collect())
     }
 
     /// The next epoch of the reduction at work; those that are over are dropped.

@@ -25,6 +25,7 @@ use libafl_bolts::{
 };
 
 use crate::{
+    faults::Faults,
     generate,
     input::ProgramInput,
     mutate::{self, Ctx},
@@ -35,6 +36,8 @@ use crate::{
 
 /// Name of the map in LibAFL's state.
 const MAP_NAME: &str = "edges";
+/// Share of programs in which an allocation fails that did not fail before, while there are any.
+const FAULTS_PROB: f64 = 0.1;
 /// Share of programs made from nothing although there is a corpus.
 const GENERATE_PROB: f64 = 0.1;
 
@@ -50,6 +53,7 @@ pub struct Chooser {
     schedules: Vec<Schedule>,
     walk: Walk,
     walk_prob: f64,
+    faults: Faults,
 }
 
 /// A program that was chosen.
@@ -75,16 +79,22 @@ impl Chooser {
         let state = StdState::new(rand, corpora.0, corpora.1, &mut feedback, &mut ())?;
         let fuzzer = StdFuzzer::new(SmallFast::default(), feedback, ());
         let (observers, schedules) = (tuple_list!(map, cost), schedules.to_vec());
-        Ok(Chooser { state, fuzzer, observers, schedules, walk: Walk::default(), walk_prob })
+        Ok(Chooser { state, fuzzer, observers, schedules, walk: Walk::default(), walk_prob, faults: Faults::default() })
     }
 
-    /// The next program: a mutant of a corpus program, one under another schedule, now and then one from nothing.
+    /// The next program: a mutant of a corpus program, one under another schedule, one with another allocation
+    /// failing, now and then one from nothing.
     ///
     /// # Errors
     /// When LibAFL's corpus is inconsistent.
     pub fn choose(&mut self) -> Result<Choice> {
         if self.state.rand_mut().coinflip(self.walk_prob)
             && let Some(choice) = self.walk.next_variant()
+        {
+            return Ok(choice);
+        }
+        if self.state.rand_mut().coinflip(FAULTS_PROB)
+            && let Some(choice) = self.faults.next_variant()
         {
             return Ok(choice);
         }
@@ -107,6 +117,7 @@ impl Chooser {
     /// When LibAFL refuses the observation.
     pub fn learn(&mut self, program: &Program, outcome: &ProgramOutcome) -> Result<bool> {
         *self.state.executions_mut() += 1;
+        self.faults.learn(program, outcome);
         let hits = observed(program, outcome);
         let cost = scheduler::cost(outcome.guest_time, program.n_ops());
         let is_news = self.is_news(&hits)?;
@@ -119,6 +130,7 @@ impl Chooser {
         let kept = self.evaluate(ProgramInput(program.clone()), is_news)?;
         if let Some(id) = kept.filter(|_| is_news) {
             self.walk.offer(id, program);
+            self.faults.offer(id, program, outcome);
         }
         let map = self.observers.0.as_mut();
         hits.iter().for_each(|&(entry, _)| map[entry] = 0);

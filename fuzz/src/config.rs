@@ -28,8 +28,8 @@ pub struct CampaignConfig<'a> {
     pub batch: BatchSize,
     /// A canary kind (`abi::layout::canary`) to arm in every epoch; 0: none.
     pub canary: u32,
-    /// Every so many epochs one ends with a scan for leaks; 0: none does.
-    pub leak_scan_every: u64,
+    /// Which epochs end with a scan for leaked memory.
+    pub leak_scan: LeakScan,
     /// Share of programs that come from walking the schedules of promising ones; 0: none.
     pub walk_prob: f64,
     /// Whether a new finding's batch is rerun in part, to keep only the programs it takes.
@@ -40,6 +40,18 @@ pub struct CampaignConfig<'a> {
     pub known: &'a dyn Fn(&str) -> Option<String>,
     /// Adds source lines to the report of a finding: `harness::symbolize::annotate`, where the caller has an image.
     pub annotate: &'a dyn Fn(&str) -> String,
+}
+
+/// Which epochs end with a scan for leaked memory. Such an epoch is dear: its guest keeps track of every allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeakScan {
+    /// None.
+    Never,
+    /// Every one.
+    Every,
+    /// Those that run programs of the corpus once more, so many at a time. Whoever lost memory in a way that others do not has
+    /// covered what they did not, and is there.
+    Corpus(usize),
 }
 
 /// How many programs make an epoch.

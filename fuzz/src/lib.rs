@@ -2,7 +2,8 @@
 //! Chooses the next program. The only crate that knows LibAFL.
 //!
 //! In data-flow order: [`generate`] (with [`stories`]) and [`mutate`] make programs, [`input`] is how LibAFL sees one, [`observe`] what it
-//! sees of a run (with [`situations`]), [`scheduler`] which program it goes back to, [`walk`] under which schedules; [`chooser`] puts these together. [`campaign`] is the loop:
+//! sees of a run (with [`situations`]), [`scheduler`] which program it goes back to, [`walk`] under which schedules, [`faults`]
+//! with which allocation failing; [`chooser`] puts these together. [`campaign`] is the loop:
 //! [`config`] is what it is told, [`guests`] what it asks of the machines, [`batches`] what makes an epoch, [`reduce`] how
 //! a finding gets small, [`corpus`], [`findings`] (with [`report`]) and [`stored`] what it keeps on [`disk`], [`status`]
 //! what it tells.
@@ -15,6 +16,7 @@ pub mod chooser;
 pub mod config;
 pub mod corpus;
 pub mod disk;
+pub mod faults;
 pub mod findings;
 pub mod generate;
 pub mod guests;

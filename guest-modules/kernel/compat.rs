@@ -272,6 +272,10 @@ pub(crate) fn in_reclaim() -> bool {
     unsafe { !(*bindings::get_current()).reclaim_state.is_null() }
 }
 
+/// A shrinker that could not be renamed has the name it had. Before debugfs_change_name() it had the new one, and its
+/// folder the old.
+pub(crate) const FAILED_RENAME_KEEPS_NAME: bool = cfg!(debugfs_change_name);
+
 /// Whether the calling task is a kernel thread.
 pub(crate) fn is_kthread() -> bool {
     // SAFETY: as in `in_reclaim`.

@@ -157,9 +157,11 @@ impl Ledger {
         to[n..].fill(0);
     }
 
-    /// The shrinker has a new name, or some name: kernels differ in which they keep when renaming fails. Called by the
-    /// slot's owner.
+    /// The shrinker has a new name; none: renaming failed. Called by the slot's owner.
     pub(crate) fn renamed(&self, name: Option<&CStr>, allocations_succeed: bool) {
+        if name.is_none() && compat::FAILED_RENAME_KEEPS_NAME {
+            return;
+        }
         self.named(name.unwrap_or(c""));
         self.entry_expected.fetch_and(name.is_some() && allocations_succeed, Relaxed);
     }

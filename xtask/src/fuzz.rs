@@ -12,7 +12,7 @@ use std::{
 };
 
 use ::fuzz::{
-    config::{BatchSize, CampaignConfig, Reduce},
+    config::{BatchSize, CampaignConfig, LeakScan, Reduce},
     guests::{Guests, Provenance},
     status::{CampaignEnd, Event, Summary},
 };
@@ -39,8 +39,8 @@ use crate::{
 
 /// Wall time an epoch aims at: long against the half second it takes to start one.
 const EPOCH_AIM: Duration = Duration::from_secs(6);
-/// Every so many epochs one ends with a scan for leaked memory.
-pub const LEAK_SCAN_EVERY: u64 = 64;
+/// Programs of the corpus that are run together once more, with a scan for leaked memory.
+pub const LEAK_SCAN: LeakScan = LeakScan::Corpus(48);
 /// Share of a deterministic campaign's programs that walk the schedules of promising ones.
 pub const WALK_PROB: f64 = 0.2;
 /// Schedules a deterministic campaign mixes.
@@ -90,7 +90,7 @@ pub fn run(args: &FuzzArgs) -> Outcome {
         time_max: (!args.time.is_zero()).then_some(args.time),
         execs_max: args.execs,
         canary,
-        leak_scan_every: if canary == canary::LEAK { 1 } else { LEAK_SCAN_EVERY },
+        leak_scan: if canary == canary::LEAK { LeakScan::Every } else { LEAK_SCAN },
         walk_prob: WALK_PROB,
         reduce: Reduce::Batch,
     };
@@ -112,8 +112,8 @@ pub struct Plan {
     pub execs_max: Option<u64>,
     /// A canary kind to arm; 0: none.
     pub canary: u32,
-    /// Every so many epochs one ends with a scan for leaks; 0: none does.
-    pub leak_scan_every: u64,
+    /// Which epochs end with a scan for leaked memory.
+    pub leak_scan: LeakScan,
     /// Share of programs that walk schedules, where the engine replays.
     pub walk_prob: f64,
     /// Whether batches of findings are reduced, where the engine replays.
@@ -177,7 +177,7 @@ pub fn campaign(
         jobs: prepared.jobs,
         batch: BatchSize::Aim(EPOCH_AIM),
         canary: plan.canary,
-        leak_scan_every: plan.leak_scan_every,
+        leak_scan: plan.leak_scan,
         // Where a preemption point is an instruction, walking over them is worth it.
         walk_prob: if replays { plan.walk_prob } else { 0.0 },
         reduce: if replays { plan.reduce } else { Reduce::Never },

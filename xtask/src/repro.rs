@@ -155,7 +155,8 @@ fn boot(machine: &Machine, execution: Execution, stored: &Stored) -> Result<Epoc
     }
     let mut stream = Stream::new(guest.clone(), schedule, execution, dir.path().to_owned());
     let outcome = stream.run_epoch(&epoch, limits);
-    Ok(EpochOutcome { console: [outcome.boot, outcome.console].concat(), ..outcome })
+    let console = [outcome.boot.as_slice(), &outcome.console].concat();
+    Ok(EpochOutcome { console, ..outcome })
 }
 
 fn check_snapshot(pool: &Pool, stored: &Stored) -> Result<()> {

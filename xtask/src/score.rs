@@ -4,15 +4,19 @@
 //! and must stay clean.
 //!
 //! Each entry is a campaign of its own from an empty corpus, so the score of one says nothing about another's; it ends at
-//! the first finding. Results are kept, one file an entry, and are good as long as nothing they depend on changed.
+//! the first finding, with one guest; so many run side by side as there are cores. Results are kept, one file an entry,
+//! and are good as long as nothing they depend on changed.
 
 mod index;
 
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use ::fuzz::{
@@ -26,8 +30,8 @@ use serde::{Deserialize, Serialize};
 
 use self::index::{Class, Mutant, Seer};
 use crate::{
-    exit::{Exit, Outcome},
-    fuzz::{self, LEAK_SCAN_EVERY, Plan, WALK_PROB},
+    exit::{Bug, Exit, Outcome},
+    fuzz::{self, LEAK_SCAN, Plan, WALK_PROB},
     matrix, paths,
     prepare::{self, MachineArgs},
     usage,
@@ -35,6 +39,8 @@ use crate::{
 
 /// Name of the entry without a bug.
 const CLEAN: &str = "clean";
+/// How often a campaign under way is told of.
+const TELL_EVERY: Duration = Duration::from_secs(30);
 
 /// Options of `score`.
 #[derive(Debug, Args)]
@@ -111,31 +117,61 @@ pub fn run(args: &ScoreArgs) -> Outcome {
     paths::make_dir(&dir)?;
     let stop = fuzz::stop_on_signal()?;
     let entries = entries(args, index::load(&instance)?)?;
-    let mut scores = Vec::new();
-    for (n_done, (mutant, patch)) in entries.iter().enumerate() {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
-        let name = mutant.as_ref().map_or(CLEAN, |mutant| &mutant.name);
-        let entry = Entry { name, mutant: mutant.as_ref(), patch: patch.as_deref(), dir: &dir, args };
-        if let Some(Class::Build) = mutant.as_ref().map(|mutant| mutant.class) {
-            eprintln!("score: {name} shows when the kernel is built, not when it runs: skipped");
-            continue;
-        }
-        eprintln!("score: {} of {}: {name}", n_done + 1, entries.len());
-        let Some(score) = entry.score(&stop)? else { break };
-        if args.json {
-            println!("{}", serde_json::to_string(&score)?);
-        } else {
-            println!("{}", line(&score));
-        }
-        scores.push(score);
-    }
+    let scores = side_by_side(args, &dir, &entries, &stop)?;
     if !args.json {
         print!("{}", summary(&scores));
     }
     let unclean = scores.iter().any(|score| score.class.is_none() && score.finding.is_some());
     Ok(if unclean { Exit::Finding } else { Exit::Pass })
+}
+
+/// Scores the entries, in order of the list, and prints each when it is done.
+///
+/// # Errors
+/// The first there is, once what is under way has ended.
+fn side_by_side(
+    args: &ScoreArgs,
+    dir: &Path,
+    entries: &[Choice],
+    stop: &AtomicBool,
+) -> Result<Vec<Score>> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<(usize, Score)>> = Mutex::default();
+    let work = || -> Result<()> {
+        while !stop.load(Ordering::Relaxed) {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some((mutant, patch)) = entries.get(at) else { break };
+            let name = mutant.as_ref().map_or(CLEAN, |mutant| &mutant.name);
+            if let Some(Class::Build) = mutant.as_ref().map(|mutant| mutant.class) {
+                eprintln!("score: {name} shows when the kernel is built, not when it runs: skipped");
+                continue;
+            }
+            eprintln!("score: {} of {}: {name}", at + 1, entries.len());
+            let entry = Entry { name, mutant: mutant.as_ref(), patch: patch.as_deref(), dir, args };
+            // The others end, too: what they have until then is not lost, a campaign less is.
+            let scored = entry.score(stop).inspect_err(|_| stop.store(true, Ordering::Relaxed));
+            let Some(score) = scored.with_context(|| name.to_owned())? else { break };
+            println!("{}", if args.json { serde_json::to_string(&score)? } else { line(&score) });
+            lock(&done).push((at, score));
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let jobs = args.machine.jobs.unwrap_or(cores).clamp(1, entries.len().max(1));
+        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| {
+            worker.join().unwrap_or_else(|_| Err(Bug("scoring panicked".into()).into()))
+        })
+    })?;
+    let mut done = std::mem::take(&mut *lock(&done));
+    done.sort_by_key(|(at, _)| *at);
+    Ok(done.into_iter().map(|(_, score)| score).collect())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Only whole results are in there.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 type Choice = (Option<Mutant>, Option<PathBuf>);
@@ -194,14 +230,13 @@ impl Entry<'_> {
         let (args, append) = (self.args, self.append());
         hasher.update(
             format!(
-                "{} {:?} {append} {} {} {} {:?} {:?}",
+                "{} {:?} {append} {} {} {} {:?}",
                 args.machine.instance,
                 args.machine.linux,
                 args.execs,
                 args.seed,
                 args.walk,
-                args.machine.engine,
-                args.machine.jobs
+                args.machine.engine
             )
             .as_bytes(),
         );
@@ -214,8 +249,8 @@ impl Entry<'_> {
     }
 
     fn campaign(&self, key: String, stop: &AtomicBool) -> Result<Option<Score>> {
-        let began = std::time::Instant::now();
-        let mut machine = MachineArgs { append: self.append(), ..self.args.machine.clone() };
+        let began = Instant::now();
+        let mut machine = MachineArgs { append: self.append(), jobs: Some(1), ..self.args.machine.clone() };
         machine.patch.extend(self.patch.map(Path::to_path_buf));
         let mut prepared = prepare::prepare(&machine)?;
         let scratch = tempfile::tempdir_in(self.dir).context("folder for a campaign")?;
@@ -227,7 +262,7 @@ impl Entry<'_> {
             time_max: Some(self.args.time),
             execs_max: Some(self.args.execs),
             canary: 0,
-            leak_scan_every: LEAK_SCAN_EVERY,
+            leak_scan: LEAK_SCAN,
             walk_prob: self.args.walk,
             reduce: Reduce::Never,
         };
@@ -236,7 +271,8 @@ impl Entry<'_> {
         let found = AtomicBool::new(false);
         let ends = || found.load(Ordering::Relaxed);
         let mut sighting = None;
-        let began = std::time::Instant::now();
+        let began = Instant::now();
+        let mut told = began;
         let summary = fuzz::campaign(&prepared, plan, &found, &mut |event| {
             match event {
                 Event::NewFinding(note) if sighting.is_none() => {
@@ -248,10 +284,13 @@ impl Entry<'_> {
                     });
                     found.store(true, Ordering::Relaxed);
                 }
-                Event::Status(status) if !ends() => eprintln!("  {status}"),
-                Event::Warning(text) => eprintln!("warning: {text}"),
+                Event::Status(status) if !ends() && told.elapsed() >= TELL_EVERY => {
+                    told = Instant::now();
+                    eprintln!("{}: {status}", self.name);
+                }
+                Event::Warning(text) => eprintln!("{}: warning: {text}", self.name),
                 Event::Infrastructure { end, in_a_row } => {
-                    eprintln!("infrastructure ({in_a_row} in a row): {end:?}");
+                    eprintln!("{}: infrastructure ({in_a_row} in a row): {end:?}", self.name);
                 }
                 _ => {}
             }

@@ -102,6 +102,10 @@ impl Campaign<'_> {
             .filter(|&(idx, _)| Some(idx) != outcome.in_flight && !is_finished(outcome, idx))
             .map(|(_, waiting)| waiting)
             .collect();
+        if job.purpose == Purpose::Leaks {
+            self.unscanned.extend(rest.into_iter().map(|waiting| waiting.choice.program));
+            return Ok(());
+        }
         let advanced = outcome.in_flight.is_some() || outcome.programs.iter().any(|program| program.finished);
         self.batches.requeue(rest, if advanced { Requeue::Advanced } else { Requeue::Stuck });
         Ok(())
@@ -137,8 +141,11 @@ impl Campaign<'_> {
             self.counters.n_ops += u64::from(result.n_ops);
             n_finished += usize::from(result.finished);
             let program = &waiting.choice.program;
-            if result.finished && Some(idx) != culprit && self.chooser.learn(program, result)? {
+            // A guest that keeps track of memory covers what others do not.
+            let counts = result.finished && Some(idx) != culprit && job.purpose != Purpose::Leaks;
+            if counts && self.chooser.learn(program, result)? {
                 self.corpus.store(program)?;
+                self.unscanned.push_back(program.clone());
             }
         }
         match outcome.end {

@@ -135,12 +135,17 @@ fn run_thread(
         }
         let started = sys::now_ns();
         world.control.set_op_started(thread, started);
-        let result = user_ops::run(&op, world, hands, |op| in_module(op, world));
+        let Ran { result, fault } = user_ops::run(&op, world, hands, |op| in_module(op, world));
         let ended = sys::now_ns();
         note(&op, result, kcov);
         let since = |ns: u64| u32::try_from(ns.saturating_sub(epoch_ns)).unwrap_or(u32::MAX);
         let record = OpRecord { result, start_ns: since(started), end_ns: since(ended) };
         world.control.set_record(thread, op_idx, record);
+        // Only now it is known what became of the fault.
+        if let (Some(met), Some(asked)) = (fault, op_idx.checked_sub(1)) {
+            let record = world.control.record(thread, asked);
+            world.control.set_record(thread, asked, OpRecord { result: met.into(), ..record });
+        }
     }
     world.control.set_op_started(thread, 0);
     world.shm.write(THREAD_OP + 4 * thread, 0u32);

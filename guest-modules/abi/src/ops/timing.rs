@@ -20,7 +20,7 @@ pub(super) const OPS: &[OpSpec] = &[
         "fail_nth",
         3,
         &[number("n", Field::A, 1, 200)],
-        "allocation {n} of this thread's next op fails",
+        "allocation {n} of this thread's next op fails; returns 1 if there was one",
     ),
     op(
         kind::BARRIER,

@@ -4,6 +4,7 @@
 use std::{
     fs::File,
     io::{self, Write},
+    os::unix::fs::FileExt,
     path::Path,
 };
 
@@ -36,7 +37,7 @@ impl Fault {
     /// Asks for a fault in allocation `n` of the next op.
     pub(super) fn ask(&mut self, n: u32) -> io::Result<i32> {
         if self.file.is_none() {
-            self.file = Some(File::options().write(true).open("/proc/thread-self/fail-nth")?);
+            self.file = Some(File::options().read(true).write(true).open("/proc/thread-self/fail-nth")?);
         }
         self.asked = Some(n);
         Ok(0)
@@ -49,11 +50,16 @@ impl Fault {
         }
     }
 
-    /// Takes back what the op did not use up.
-    pub(super) fn disarm(&mut self) {
+    /// Takes back what the op did not use up; whether the allocation was made, and failed. None when none was asked for.
+    pub(super) fn disarm(&mut self) -> Option<bool> {
         self.asked = None;
-        if let (true, Some(file)) = (std::mem::take(&mut self.is_armed), &mut self.file) {
+        let file = self.file.as_mut().filter(|_| std::mem::take(&mut self.is_armed))?;
+        // The file says how many allocations are left.
+        let mut left = [0];
+        let has_failed = file.read_at(&mut left, 0).is_ok_and(|n| n == 1) && left == *b"0";
+        if !has_failed {
             let _ = file.write_all(b"0");
         }
+        Some(has_failed)
     }
 }

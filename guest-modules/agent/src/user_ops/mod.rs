@@ -60,15 +60,22 @@ impl Hands {
     }
 }
 
+/// What came of an op.
+pub struct Ran {
+    /// What it returned; negative: an errno.
+    pub result: i32,
+    /// Whether the fault that the op before it asked for was met; none when it asked for none.
+    pub fault: Option<bool>,
+}
+
 /// Executes one op, the module's too (through `in_module`), with the fault that the op before may have asked for.
-pub fn run(op: &Op, world: World<'_>, hands: &mut Hands, in_module: impl FnOnce(&Op) -> i32) -> i32 {
+pub fn run(op: &Op, world: World<'_>, hands: &mut Hands, in_module: impl FnOnce(&Op) -> i32) -> Ran {
     if op.kind == kind::FAIL_NTH {
-        return errno(hands.fault.ask(op.a));
+        return Ran { result: errno(hands.fault.ask(op.a)), fault: None };
     }
     hands.fault.arm();
     let result = if op.kind < kind::USER_FIRST { in_module(op) } else { errno(run_user(op, world, hands)) };
-    hands.fault.disarm();
-    result
+    Ran { result, fault: hands.fault.disarm() }
 }
 
 fn errno(result: io::Result<i32>) -> i32 {

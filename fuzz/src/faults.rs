@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Walks over the allocations that ops make: an op that worked is run again with its first allocation failing, then its
+//! second, until there are no more. Error paths are short and lie behind one failure in one place; chance is slow to find
+//! them, and this is not.
+//!
+//! No randomness: the same programs are always walked in the same way.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use abi::{
+    layout::{Op, kind},
+    ops::{self, Domain},
+    program::OPS_MAX,
+};
+use harness::{epoch::ProgramOutcome, program::Program};
+use libafl::corpus::CorpusId;
+
+use crate::chooser::Choice;
+
+/// Allocations of one op that are failed.
+const ALLOCATIONS_MAX: u32 = 64;
+/// Variants whose answer is waited for; of older ones none came, because the kernel died.
+const UNDER_WAY_MAX: usize = 256;
+/// Ops that allocate nothing of the kernel's own.
+const DULL: &[u8] = &[
+    kind::BARRIER,
+    kind::FAIL_NTH,
+    kind::MOVE,
+    kind::PREEMPT,
+    kind::SET_BATCH,
+    kind::SET_COUNT,
+    kind::SET_SCAN,
+    kind::SET_SEEKS,
+    kind::SLEEP,
+    kind::SPIN,
+    kind::YIELD,
+];
+
+/// What tells ops apart here: the kind, and the arguments that are choices and not numbers.
+type Form = (u8, Vec<u32>);
+
+/// Ops whose allocations are being failed, in turn.
+#[derive(Debug, Default)]
+pub struct Faults {
+    kinds: BTreeSet<u8>,
+    forms: BTreeSet<Form>,
+    walks: VecDeque<Walk>,
+    under_way: VecDeque<(Program, Place)>,
+}
+
+/// Where an op is in its program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    id: CorpusId,
+    thread: usize,
+    op: usize,
+}
+
+#[derive(Debug)]
+struct Walk {
+    place: Place,
+    program: Program,
+    /// The allocation to fail next, from 1.
+    nth: u32,
+}
+
+impl Faults {
+    /// Takes up the ops of a corpus program that worked and are not walked yet in that form. Kinds of op that are new go
+    /// before new forms of known ones.
+    pub fn offer(&mut self, id: CorpusId, program: &Program, outcome: &ProgramOutcome) {
+        let mut results = outcome.ops.iter().copied();
+        for (thread, ops) in program.threads.iter().map(|thread| &thread.ops).enumerate() {
+            let mut is_failed = false;
+            for (at, op) in ops.iter().enumerate() {
+                let worked = results.next().flatten().is_some_and(|op| op.result >= 0);
+                let was_failed = std::mem::replace(&mut is_failed, op.kind == kind::FAIL_NTH);
+                if !worked || was_failed || DULL.contains(&op.kind) || ops.len() >= OPS_MAX {
+                    continue;
+                }
+                if !self.forms.insert(form(op)) {
+                    continue;
+                }
+                let place = Place { id, thread, op: at };
+                let walk = Walk { place, program: program.clone(), nth: 1 };
+                if self.kinds.insert(op.kind) {
+                    self.walks.push_front(walk);
+                } else {
+                    self.walks.push_back(walk);
+                }
+            }
+        }
+    }
+
+    /// The next variant: one of each op in turn. None when every allocation known of was failed.
+    pub fn next_variant(&mut self) -> Option<Choice> {
+        let mut walk = self.walks.pop_front()?;
+        let place = walk.place;
+        let mut program = walk.program.clone();
+        let fault = Op { kind: kind::FAIL_NTH, a: walk.nth, ..Op::default() };
+        program.threads[place.thread].ops.insert(place.op, fault);
+        if self.under_way.len() == UNDER_WAY_MAX {
+            self.under_way.pop_front();
+        }
+        self.under_way.push_back((program.clone(), place));
+        walk.nth += 1;
+        if walk.nth <= ALLOCATIONS_MAX {
+            self.walks.push_back(walk);
+        }
+        Some(Choice { program, parent: Some(place.id) })
+    }
+
+    /// Learns from a program that ran: the walk over an op ends with the allocation that it did not make.
+    pub fn learn(&mut self, program: &Program, outcome: &ProgramOutcome) {
+        let Some(at) = self.under_way.iter().position(|(variant, _)| variant == program) else { return };
+        let Some((_, place)) = self.under_way.remove(at) else { return };
+        let before: usize = program.threads[..place.thread].iter().map(|thread| thread.ops.len()).sum();
+        let met = outcome.ops.get(before + place.op).copied().flatten().is_some_and(|fault| fault.result > 0);
+        if !met {
+            self.walks.retain(|walk| walk.place != place);
+        }
+    }
+}
+
+fn form(op: &Op) -> Form {
+    let args = ops::spec(op.kind).map_or(&[][..], |spec| spec.args);
+    let choices = args.iter().filter(|arg| matches!(arg.domain, Domain::Name(_) | Domain::Flags(_)));
+    (op.kind, choices.map(|arg| op.get(arg.field)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use harness::epoch::OpOutcome;
+
+    use super::*;
+
+    /// A program's outcome when every op works and `free` makes so many allocations.
+    fn outcome(program: &Program, n_allocations: u32) -> ProgramOutcome {
+        let mut results = Vec::new();
+        for thread in &program.threads {
+            for (at, op) in thread.ops.iter().enumerate() {
+                let fails_free = thread.ops.get(at + 1).is_some_and(|next| next.kind == kind::FREE);
+                let met = op.kind == kind::FAIL_NTH && fails_free && op.a <= n_allocations;
+                results.push(Some(OpOutcome { result: met.into(), ..OpOutcome::default() }));
+            }
+        }
+        ProgramOutcome { ops: results, ..ProgramOutcome::default() }
+    }
+
+    fn faults(program: &Program) -> Vec<(usize, usize, u32)> {
+        let threads = program.threads.iter().enumerate();
+        let all =
+            threads.flat_map(|(t, thread)| thread.ops.iter().enumerate().map(move |(o, op)| (t, o, op)));
+        all.filter(|(_, _, op)| op.kind == kind::FAIL_NTH).map(|(t, o, op)| (t, o, op.a)).collect()
+    }
+
+    #[test]
+    fn an_op_is_walked_until_it_makes_no_more_allocations() {
+        let program: Program =
+            "thread cpu=0\n sleep us=5\nthread cpu=1\n alloc slot=0 flags=0 name=0\n free slot=0\n free slot=1\n"
+                .parse()
+                .unwrap();
+        let mut walk = Faults::default();
+        walk.offer(CorpusId(3), &program, &outcome(&program, 0));
+        let mut points = Vec::new();
+        while let Some(choice) = walk.next_variant() {
+            assert_eq!(choice.parent, Some(CorpusId(3)));
+            points.extend(faults(&choice.program));
+            walk.learn(&choice.program, &outcome(&choice.program, 2));
+        }
+        // The second `free` has the form of the first.
+        points.sort_unstable();
+        assert_eq!(points, [(1, 0, 1), (1, 1, 1), (1, 1, 2), (1, 1, 3)]);
+        walk.offer(CorpusId(4), &program, &outcome(&program, 0));
+        assert_eq!(walk.next_variant(), None);
+    }
+
+    #[test]
+    fn a_new_form_of_a_known_op_is_walked_after_new_ops_and_ops_that_failed_are_not() {
+        let text = "thread cpu=0\n alloc slot=0 flags=0 name=0\n alloc slot=1 flags=numa name=0\n free slot=0\n";
+        let program: Program = text.parse().unwrap();
+        let mut walk = Faults::default();
+        let mut ran = outcome(&program, 0);
+        walk.offer(CorpusId(0), &program, &ran);
+        let first: Vec<_> = (0..3).flat_map(|_| faults(&walk.next_variant().unwrap().program)).collect();
+        assert_eq!(first, [(0, 2, 1), (0, 0, 1), (0, 1, 1)]);
+        ran.ops.iter_mut().flatten().for_each(|op| op.result = -12);
+        let mut walk = Faults::default();
+        walk.offer(CorpusId(0), &program, &ran);
+        assert_eq!(walk.next_variant(), None);
+    }
+}
