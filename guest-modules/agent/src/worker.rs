@@ -17,7 +17,7 @@ use crate::{
     control::Control,
     cover::{EdgeMap, PcSet},
     sys::{self, Kcov, Mapping},
-    user_ops::{self, Hands},
+    user_ops::{self, Hands, Ran},
 };
 
 /// Byte offset of `Header::thread_op`.
