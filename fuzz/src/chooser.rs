@@ -37,7 +37,7 @@ use crate::{
 /// Name of the map in LibAFL's state.
 const MAP_NAME: &str = "edges";
 /// Share of programs in which an allocation fails that did not fail before, while there are any.
-const FAULTS_PROB: f64 = 0.1;
+const FAULTS_PROB: f64 = 0.2;
 /// Share of programs made from nothing although there is a corpus.
 const GENERATE_PROB: f64 = 0.1;
 

@@ -47,13 +47,17 @@ impl CorpusDir {
         Ok(CorpusDir(dir.to_owned()))
     }
 
-    /// Stores a program, unless it is there.
+    /// Stores a program, unless it is there; whether it was not.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn store(&self, program: &Program) -> Result<()> {
+    pub fn store(&self, program: &Program) -> Result<bool> {
         let path = self.0.join(content_name(program)).with_extension("txt");
-        if path.exists() { Ok(()) } else { disk::write(&path, program.to_string().as_bytes()) }
+        let is_new = !path.exists();
+        if is_new {
+            disk::write(&path, program.to_string().as_bytes())?;
+        }
+        Ok(is_new)
     }
 
     /// Every stored program by file name, and a warning for each file that is none; such files are moved to `broken/`.
@@ -125,8 +129,8 @@ mod tests {
         let corpus = CorpusDir::open(dir.path()).unwrap();
         let program: Program = SEEDS[0].1.parse().unwrap();
         let other: Program = SEEDS[1].1.parse().unwrap();
-        corpus.store(&program).unwrap();
-        corpus.store(&program).unwrap();
+        assert!(corpus.store(&program).unwrap());
+        assert!(!corpus.store(&program).unwrap());
         corpus.store(&other).unwrap();
         fs::write(dir.path().join("by-hand.txt"), SEEDS[2].1).unwrap();
         fs::write(dir.path().join("noise.txt"), [0xff, 0xfe, 0]).unwrap();

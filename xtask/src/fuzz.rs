@@ -40,7 +40,7 @@ use crate::{
 /// Wall time an epoch aims at: long against the half second it takes to start one.
 const EPOCH_AIM: Duration = Duration::from_secs(6);
 /// Programs of the corpus that are run together once more, with a scan for leaked memory.
-pub const LEAK_SCAN: LeakScan = LeakScan::Corpus(48);
+pub const LEAK_SCAN: LeakScan = LeakScan::Corpus(96);
 /// Share of a deterministic campaign's programs that walk the schedules of promising ones.
 pub const WALK_PROB: f64 = 0.2;
 /// Schedules a deterministic campaign mixes.
@@ -125,7 +125,8 @@ fn schedules(prepared: &Prepared) -> &'static [Schedule] {
     if prepared.execution == Execution::Deterministic { &SCHEDULES } else { &SCHEDULES[..1] }
 }
 
-/// Boots what the first epochs start from.
+/// Boots what the first epochs start from, of as many schedules as guests can be booted side by side; the others boot when
+/// they are needed.
 ///
 /// # Errors
 /// When a guest does not get ready.
@@ -134,7 +135,9 @@ pub fn boot(prepared: &mut Prepared, plan: &Plan) -> Result<()> {
         return Ok(());
     }
     let leaks = if plan.canary == canary::LEAK { Leaks::Track } else { Leaks::Ignore };
-    prepared.boot(schedules(prepared), leaks).or_else(|error| match error.downcast_ref() {
+    let schedules = schedules(prepared);
+    let n_first = prepared.jobs.min(schedules.len());
+    prepared.boot(&schedules[..n_first], leaks).or_else(|error| match error.downcast_ref() {
         // The kernel's own words for why it does not boot are a finding: the campaign meets and stores it.
         Some(MachineError::NotReady { console, .. }) if !oracle::judge(console).is_empty() => {
             eprintln!("warning: {error:#}");

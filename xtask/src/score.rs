@@ -216,12 +216,16 @@ impl Entry<'_> {
         Ok(Some(score))
     }
 
-    /// This program (so every rule, op and mutator), what runs in the guest, the patch and the options.
+    /// Every rule, op, mutator and kernel configuration, what runs in the guest, the patch and the options.
     fn key(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
-        let exe = std::env::current_exe().context("path of this program")?;
-        hasher.update(&fs::read(&exe).with_context(|| exe.display().to_string())?);
-        for path in paths::files_below(&paths::repo_root().join("guest-modules"), |_| true)? {
+        let root = paths::repo_root();
+        let mut sources = vec![root.join("Cargo.lock"), root.join("xtask/src/fuzz.rs")];
+        for dir in ["fuzz", "guest-modules", "harness", "kconfigs"] {
+            sources.extend(paths::files_below(&root.join(dir), |dir| !dir.ends_with("mutants"))?);
+        }
+        sources.sort();
+        for path in sources {
             hasher.update(&fs::read(&path).with_context(|| path.display().to_string())?);
         }
         if let Some(patch) = self.patch {

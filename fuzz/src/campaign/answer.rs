@@ -143,8 +143,8 @@ impl Campaign<'_> {
             let program = &waiting.choice.program;
             // A guest that keeps track of memory covers what others do not.
             let counts = result.finished && Some(idx) != culprit && job.purpose != Purpose::Leaks;
-            if counts && self.chooser.learn(program, result)? {
-                self.corpus.store(program)?;
+            // What an earlier call stored was scanned then.
+            if counts && self.chooser.learn(program, result)? && self.corpus.store(program)? {
                 self.unscanned.push_back(program.clone());
             }
         }
