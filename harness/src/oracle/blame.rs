@@ -17,7 +17,9 @@ pub(crate) fn blamed<'a>(
 ) -> Option<&'a Frame> {
     match rule.blame {
         Blame::None | Blame::Untold | Blame::Orphan | Blame::Head => None,
-        Blame::Trace => first_of_traces(stacks, rule.skip).or_else(|| first(sites, rule.skip)),
+        Blame::Trace => made_for_us(stacks, rule.skip)
+            .or_else(|| first_of_traces(stacks, rule.skip))
+            .or_else(|| first(sites, rule.skip)),
         Blame::Named => first(sites, rule.skip).or_else(|| first_of_traces(stacks, rule.skip)),
         Blame::Hung => first_of_traces_where(stacks, |frame| is(frame, Group::Bucket))
             .or_else(|| first_of_traces(stacks, rule.skip)),
@@ -77,6 +79,18 @@ fn first_of_traces_where(stacks: &[Stack], wanted: impl Fn(&Frame) -> bool) -> O
 /// First reliable frame that is not skipped.
 fn first<'a>(frames: &'a [Frame], skip: &[Group]) -> Option<&'a Frame> {
     frames.iter().filter(|frame| frame.reliable).find(|frame| !is_skipped(frame, skip))
+}
+
+/// What a constructor made is its caller's to lose, but the guest module only calls what is under test: then it is the
+/// constructor.
+fn made_for_us<'a>(stacks: &'a [Stack], skip: &[Group]) -> Option<&'a Frame> {
+    let caller = first_of_traces(stacks, skip).filter(|_| skip.contains(&Group::Construct))?;
+    if is_ours(caller) { first_of_traces(stacks, &[]) } else { None }
+}
+
+/// Whether the frame is of the guest module that calls what is under test.
+fn is_ours(frame: &Frame) -> bool {
+    frame.module.as_deref() == Some("shrinktorture")
 }
 
 fn is_skipped(frame: &Frame, skip: &[Group]) -> bool {
