@@ -16,6 +16,7 @@ use harness::{
     guest::{Execution, Leaks},
     oracle,
     program::{Program, Schedule},
+    symbolize::Symbolizer,
 };
 use serde::Serialize;
 
@@ -43,6 +44,9 @@ pub struct CoverageArgs {
     /// Every function, not only those with edges left
     #[arg(long)]
     all: bool,
+    /// Where the edges are that were not reached
+    #[arg(long)]
+    lines: bool,
     /// Print one JSON object a function in place of the table
     #[arg(long)]
     json: bool,
@@ -57,6 +61,8 @@ struct Line {
     init: bool,
     n_edges: usize,
     n_covered: usize,
+    /// Where the edges are that were not reached, by address, where that was asked for.
+    missed: Vec<String>,
 }
 
 /// Runs the subcommand.
@@ -77,6 +83,13 @@ pub fn run(args: &CoverageArgs) -> Outcome {
     };
     let mut lines: Vec<Line> =
         functions.iter().filter(wanted).map(|function| line(function, &covered)).collect();
+    if args.lines {
+        let symbolizer = Symbolizer::new(&prepared.machine.vmlinux, &[], paths::symbols().as_deref())?;
+        for (line, function) in lines.iter_mut().zip(functions.iter().filter(wanted)) {
+            let missed = function.edges.iter().filter(|edge| !covered.contains(edge));
+            line.missed = missed.map(|&edge| place(&symbolizer, edge)).collect();
+        }
+    }
     lines.sort_by(|a, b| (&a.file, &a.function).cmp(&(&b.file, &b.function)));
     if args.json {
         for line in &lines {
@@ -150,7 +163,20 @@ fn line(function: &Function, covered: &BTreeSet<u32>) -> Line {
         init: function.is_init,
         n_edges: function.edges.len(),
         n_covered: function.edges.iter().filter(|edge| covered.contains(edge)).count(),
+        missed: Vec::new(),
     }
+}
+
+/// Where an edge is in the source: in the function, then in what was inlined there.
+fn place(symbolizer: &Symbolizer, edge: u32) -> String {
+    // Kernel code lies in the upper 2 GiB; the address is that of the instruction after the call.
+    let frames = symbolizer.at(0xffff_ffff_0000_0000 | u64::from(edge - 1));
+    let texts: Vec<String> = frames
+        .iter()
+        .rev()
+        .map(|frame| format!("{}:{} {}", frame.file, frame.line, frame.function))
+        .collect();
+    texts.join(" > ")
 }
 
 /// A block for each file: its total, then its functions, those never entered marked.
@@ -178,6 +204,7 @@ fn table(lines: &[Line], all: bool) -> String {
                     "  {:>4}/{:<4} {}{note}\n",
                     line.n_covered, line.n_edges, line.function
                 ));
+                line.missed.iter().for_each(|place| out.push_str(&format!("            {place}\n")));
             }
         }
     }
