@@ -25,6 +25,8 @@ pub struct Function {
     pub file: String,
     /// Runs only while the kernel boots (`__init`).
     pub is_init: bool,
+    /// Low half of its address: what a function profile records.
+    pub start: u32,
     /// What KCOV records at each of its edges: low halves of addresses, ascending.
     pub edges: Vec<u32>,
 }
@@ -58,6 +60,7 @@ pub fn functions(vmlinux: &Path, cache: Option<&Path>) -> Result<Vec<Function>, 
                 name: name.clone(),
                 file: file_of(&symbolizer, start),
                 is_init,
+                start: start as u32,
                 edges: Vec::new(),
             });
             function.edges.push(edge as u32);

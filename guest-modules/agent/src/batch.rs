@@ -28,7 +28,7 @@ use nix::{
 use crate::{
     audit::Auditor,
     boot::{Context, Result, put},
-    log,
+    log, profile,
     sys::{self, Plain},
     user_ops::Leftovers,
     watch::Watch,
@@ -78,6 +78,9 @@ impl<'a> Runner<'a> {
         if self.watch.is_none() {
             self.watch = Some(Watch::new().context("/dev/kmsg")?);
         }
+        if header.flags & flag::PCS != 0 {
+            profile::start();
+        }
         for program_idx in 0..header.n_programs as usize {
             self.world.shm.write(offset_of!(Header, program_idx), program_idx as u32);
             let end = self.run_program(program_idx, header)?;
@@ -85,6 +88,9 @@ impl<'a> Runner<'a> {
                 return Ok(end);
             }
             self.world.shm.write(offset_of!(Header, n_done), program_idx as u32 + 1);
+        }
+        if header.flags & flag::PCS != 0 && header.n_programs > 0 {
+            self.record_functions(header.n_programs as usize - 1)?;
         }
         if header.flags & flag::LEAK_SCAN != 0 && self.leaks()? {
             return Ok(state::KERNEL_FINDING);
@@ -237,6 +243,23 @@ impl<'a> Runner<'a> {
             result.situations_len += u32::from(self.push(situation));
         }
         self.world.shm.write(offset_of!(Header, data_used), self.data_used as u32);
+        Ok(())
+    }
+
+    /// Adds the functions that ran in this batch, by whomever, to what its last program covered.
+    fn record_functions(&mut self, last: usize) -> Result<()> {
+        let at = RESULTS_OFFSET + last * size_of::<ProgramResult>();
+        let mut result: ProgramResult = self.world.shm.read(at);
+        let own = (0..result.cover_len as usize)
+            .map(|n| self.world.shm.read(result.cover_offset as usize + n * size_of::<u32>()));
+        let own: Vec<u32> = own.collect();
+        let functions = profile::stop().context("function profile")?;
+        result.cover_offset = (DATA_OFFSET + self.data_used) as u32;
+        result.cover_len = 0;
+        for pc in own.into_iter().chain(functions) {
+            result.cover_len += u32::from(self.push(pc));
+        }
+        self.world.shm.write(at, result);
         Ok(())
     }
 

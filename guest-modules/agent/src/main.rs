@@ -13,6 +13,7 @@ mod control;
 mod cover;
 mod ext4;
 mod log;
+mod profile;
 mod sys;
 mod user_ops;
 mod watch;
