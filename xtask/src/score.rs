@@ -143,8 +143,13 @@ fn side_by_side(
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some((mutant, patch)) = entries.get(at) else { break };
             let name = mutant.as_ref().map_or(CLEAN, |mutant| &mutant.name);
-            if let Some(Class::Build) = mutant.as_ref().map(|mutant| mutant.class) {
-                eprintln!("score: {name} shows when the kernel is built, not when it runs: skipped");
+            let elsewhere = match mutant.as_ref().map(|mutant| mutant.class) {
+                Some(Class::Build) => Some("when the kernel is built"),
+                Some(Class::Perf) => Some("in how long things take"),
+                _ => None,
+            };
+            if let Some(elsewhere) = elsewhere {
+                eprintln!("score: {name} shows {elsewhere}, and in no report: skipped");
                 continue;
             }
             eprintln!("score: {} of {}: {name}", at + 1, entries.len());

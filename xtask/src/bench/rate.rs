@@ -17,10 +17,12 @@ use super::{
 };
 use crate::prepare::{self, Prepared};
 
-/// Programs of an epoch.
-pub const N_PROGRAMS: usize = 32;
+/// Programs of an epoch, which then takes as long as a campaign's.
+pub const N_PROGRAMS: usize = 64;
+/// Cycles in the programs that are timed: 32 ops; those of a campaign have 27 on average.
+const CYCLES: usize = 2;
 /// Cycles in the long programs; with more, their ops exceed what a thread may have.
-const CYCLES: usize = 4;
+const CYCLES_LONG: usize = 4;
 /// The life of a shrinker, as the generator makes it; leaves nothing behind, so it can be repeated at will.
 const CYCLE: &[&str] = &[
     "alloc slot=N flags=numa name=0",
@@ -51,13 +53,13 @@ pub fn rates(bench: &Bench<'_>, jobs: usize) -> Result<Vec<Figure>> {
     let mut pool = prepare::pool(machine, bench.execution, jobs, snapshots)?;
     // Every guest is up before time is taken.
     side_by_side(&mut pool, &one_yield(), jobs)?;
-    let (short, long) = (epoch(bench, 1), epoch(bench, CYCLES));
+    let (short, long) = (epoch(bench, CYCLES), epoch(bench, CYCLES_LONG));
     let samples: Result<Vec<Sample>> =
         (0..bench.args.times).map(|_| sample(&mut pool, &short, &long, jobs)).collect();
     let samples = samples?;
     let spread = |value: fn(&Sample) -> f64| Spread::of(samples.iter().map(value).collect());
     let (programs, bound) = (spread(|s| s.programs_per_sec), spread(|s| s.bound_per_sec));
-    let n_ops = (CYCLE.len() * N_THREADS) as f64;
+    let n_ops = (CYCLE.len() * CYCLES * N_THREADS) as f64;
     let engine = engine_name(bench.execution);
     let what = "the ops alone";
     Ok(vec![
@@ -72,11 +74,11 @@ fn sample(pool: &mut Pool, short: &Epoch, long: &Epoch, jobs: usize) -> Result<S
     let (wall, short) = side_by_side(pool, short, jobs)?;
     let (_, long) = side_by_side(pool, long, jobs)?;
     let cycles = (long.as_secs_f64() - short.as_secs_f64()).max(1e-9);
-    let cycle = cycles / (N_PROGRAMS * (CYCLES - 1)) as f64;
+    let program = cycles / N_PROGRAMS as f64 * CYCLES as f64 / (CYCLES_LONG - CYCLES) as f64;
     Ok(Sample {
         programs_per_sec: (N_PROGRAMS * jobs) as f64 / wall.as_secs_f64(),
-        bound_per_sec: jobs as f64 / cycle,
-        overhead_ms: (short.as_secs_f64() / N_PROGRAMS as f64 - cycle) * 1e3,
+        bound_per_sec: jobs as f64 / program,
+        overhead_ms: (short.as_secs_f64() / N_PROGRAMS as f64 - program) * 1e3,
     })
 }
 
@@ -118,8 +120,8 @@ mod tests {
 
     #[test]
     fn long_programs_are_the_short_one_repeated() {
-        let (short, long): (Program, Program) = (text(1).parse().unwrap(), text(CYCLES).parse().unwrap());
-        assert_eq!(long.n_ops(), CYCLES * short.n_ops());
+        let (short, long): (Program, Program) = (text(CYCLES).parse().unwrap(), text(CYCLES_LONG).parse().unwrap());
+        assert_eq!(long.n_ops() * CYCLES, short.n_ops() * CYCLES_LONG);
         let mut fixed = long.clone();
         fixed.fixup();
         assert_eq!(fixed, long);
