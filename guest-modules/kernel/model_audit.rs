@@ -115,21 +115,33 @@ fn check(audit: &mut Audit) {
             } else {
                 check_deferred(slot_idx, shrinker);
             }
-            #[cfg(CONFIG_SHRINKER_DEBUG)]
-            {
-                let wanted = ledger.name();
-                // SAFETY: the name is a string as long as the shrinker is not renamed or freed: its slot is owned.
-                let name = unsafe { core::ffi::CStr::from_ptr(shrinker.name.cast()) };
-                if !wanted.is_empty() && wanted != name {
-                    let (name, wanted) = (name.to_str().unwrap_or("?"), wanted.to_str().unwrap_or("?"));
-                    broken(Rule::Name, slot_idx, format_args!("{name} and not {wanted}"));
-                }
-                if ledger.entry_expected.load(Relaxed) && fits_entry(ledger.name().to_bytes()) {
-                    audit.with_entry |= bit;
-                }
+            // SAFETY: the slot is owned.
+            unsafe { check_name(slot_idx, shrinker) };
+            if ledger.entry_expected.load(Relaxed) && fits_entry(ledger.name().to_bytes()) {
+                audit.with_entry |= bit;
             }
         });
     }
+}
+
+/// A shrinker has the name it was given last.
+///
+/// # Safety
+///
+/// The shrinker is the slot's, and nobody renames or frees it meanwhile.
+pub(crate) unsafe fn check_name(slot_idx: usize, shrinker: *const bindings::shrinker) {
+    #[cfg(CONFIG_SHRINKER_DEBUG)]
+    {
+        let wanted = ledger(slot_idx).name();
+        // SAFETY: the caller's promise; the name is a string.
+        let name = unsafe { core::ffi::CStr::from_ptr((*shrinker).name.cast()) };
+        if !wanted.is_empty() && wanted != name {
+            let (name, wanted) = (name.to_str().unwrap_or("?"), wanted.to_str().unwrap_or("?"));
+            broken(Rule::Name, slot_idx, format_args!("{name} and not {wanted}"));
+        }
+    }
+    #[cfg(not(CONFIG_SHRINKER_DEBUG))]
+    let _ = (slot_idx, shrinker);
 }
 
 /// Passes take the deferred work and put back twice what they counted at most; so many tasks can have put something back

@@ -38,7 +38,7 @@ use crate::cache::{Cache, Callbacks};
 use crate::layout::{alloc_flag, N_SLOTS};
 use crate::model::NAME_BYTES;
 use crate::shrinker::{Flags, Methods, RegisteredShrinker, UnregisteredShrinker};
-use crate::{clock, model};
+use crate::{clock, model, model_audit};
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
 use core::ptr::{self, NonNull};
@@ -238,12 +238,16 @@ impl Slot {
         let ledger = model::ledger(slot_idx.into());
         let succeeds = self.with_cache(|cache| Ok(cache.lru.allocations_succeed()));
         // SAFETY: we own the slot.
-        let result = match unsafe { &mut *self.shrinker.get() } {
-            Held::Unregistered(shrinker) => shrinker.rename(name),
-            Held::Registered(shrinker) => shrinker.rename(name),
-            Held::Nothing => Err(EAGAIN),
+        let (result, shrinker) = match unsafe { &mut *self.shrinker.get() } {
+            Held::Unregistered(shrinker) => (shrinker.rename(name), shrinker.as_ptr().cast_const()),
+            Held::Registered(shrinker) => (shrinker.rename(name), shrinker.as_ptr()),
+            Held::Nothing => (Err(EAGAIN), ptr::null()),
         };
         ledger.renamed(result.is_ok().then_some(name), matches!(succeeds, Ok(true)));
+        if !shrinker.is_null() {
+            // SAFETY: we own the slot, and what it holds is this shrinker.
+            unsafe { model_audit::check_name(slot_idx.into(), shrinker) };
+        }
         self.release(owned, from);
         result
     }
