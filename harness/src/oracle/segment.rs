@@ -98,12 +98,12 @@ impl Segmenter {
             let word = at + word;
             let head = memrchr(b'\n', &block[at..word]).map_or(at, |before| at + before + 1);
             let next = memchr(b'\n', &block[word..]).map_or(block.len(), |after| word + after + 1);
-            self.follow(&block[at..head], start + at);
+            self.follow(&block[at..head], start + at, start + head);
             let line_end = if next == block.len() { end } else { start + next };
             self.line(&RawLine::new(&block[head..next], start + head, line_end));
             at = next;
         }
-        self.follow(&block[at..], start + at);
+        self.follow(&block[at..], start + at, end);
     }
 
     /// The first report, if no further line can change it.
@@ -125,16 +125,18 @@ impl Segmenter {
         self.spans
     }
 
-    /// Lines that begin no report.
-    fn follow(&mut self, block: &[u8], start: usize) {
+    /// Lines that begin no report, from offset `start` to `end`. Of a single one the tail may be missing.
+    fn follow(&mut self, block: &[u8], start: usize, end: usize) {
         let mut at = 0;
         while at < block.len() {
             if self.full || (self.settled && self.n_lines > self.live_until) {
-                self.n_lines += memchr_iter(b'\n', &block[at..]).count() as u64;
+                // The last line counts without its break, too.
+                self.n_lines += memchr_iter(b'\n', &block[at..block.len() - 1]).count() as u64 + 1;
                 return;
             }
-            let next = memchr(b'\n', &block[at..]).map_or(block.len(), |end| at + end + 1);
-            let line = RawLine::new(&block[at..next], start + at, start + next);
+            let next = memchr(b'\n', &block[at..]).map_or(block.len(), |after| at + after + 1);
+            let line_end = if next == block.len() { end } else { start + next };
+            let line = RawLine::new(&block[at..next], start + at, line_end);
             let stamped = lines::stamped(line.text);
             self.settle(&stamped);
             if let Some(span) = self.home(stamped.caller).and_then(|number| self.live(number)) {

@@ -153,13 +153,25 @@ fn what_is_finished_is_told_while_the_console_goes_on() {
 
 #[test]
 fn a_long_line_is_cut_alike_in_one_piece_and_in_many() {
-    let head = "[    1.0][  T101] BUG: KASAN: slab-use-after-free in f+0x1/0x2 ";
-    let console =
-        format!("{head}{}\n[    1.0][  T101]  f+0x1/0x2\n[    1.0][  T102] last", "x".repeat(100_000));
-    let whole = judge(console.as_bytes());
-    assert_eq!(whole.len(), 1);
-    assert_eq!(whole[0].end, console.len() - "[    1.0][  T102] last".len());
-    for size in [1, 7, 2047, 2048, 2049, 65536] {
-        assert_eq!(judge_pieces(console.as_bytes().chunks(size)), whole, "pieces of {size}");
+    let long = "x".repeat(100_000);
+    let head = "[    9.0][  T101] BUG: KASAN: slab-use-after-free in f+0x1/0x2 ";
+    let frame = "[    9.0][  T101]  f+0x1/0x2";
+    let other = "[    9.0][  T102] ";
+    let silence = format!("{other}\n").repeat(limits::SILENCE_LINES_MAX as usize + 1);
+    // The head is long, a line of the report, a line that belongs to none.
+    for (report, rest) in [
+        (format!("{head}{long}\n{frame}\n"), format!("{other}last")),
+        (format!("{head}\n{frame} {long}\n"), format!("{other}last")),
+        (format!("{head}\n{frame}\n"), format!("{silence}{other}{long}\n{head}\n{frame}\n")),
+    ] {
+        let console = report.clone() + &rest;
+        let whole = judge(console.as_bytes());
+        let n_lines = |text: &str| text.matches('\n').count() as u64;
+        assert_eq!(whole.len(), console.matches("BUG: ").count());
+        assert_eq!(whole[0].end, report.len());
+        assert_eq!(whole.last().unwrap().last_line, n_lines(console.trim_end_matches("last")));
+        for size in [1, 7, 2047, 2048, 2049, 65536] {
+            assert_eq!(judge_pieces(console.as_bytes().chunks(size)), whole, "pieces of {size}");
+        }
     }
 }
