@@ -79,7 +79,15 @@ impl Chooser {
         let state = StdState::new(rand, corpora.0, corpora.1, &mut feedback, &mut ())?;
         let fuzzer = StdFuzzer::new(SmallFast::default(), feedback, ());
         let (observers, schedules) = (tuple_list!(map, cost), schedules.to_vec());
-        Ok(Chooser { state, fuzzer, observers, schedules, walk: Walk::default(), walk_prob, faults: Faults::default() })
+        Ok(Chooser {
+            state,
+            fuzzer,
+            observers,
+            schedules,
+            walk: Walk::default(),
+            walk_prob,
+            faults: Faults::default(),
+        })
     }
 
     /// The next program: a mutant of a corpus program, one under another schedule, one with another allocation

@@ -176,7 +176,8 @@ mod tests {
 
     #[test]
     fn a_new_form_of_a_known_op_is_walked_after_new_ops_and_ops_that_failed_are_not() {
-        let text = "thread cpu=0\n alloc slot=0 flags=0 name=0\n alloc slot=1 flags=numa name=0\n free slot=0\n";
+        let text =
+            "thread cpu=0\n alloc slot=0 flags=0 name=0\n alloc slot=1 flags=numa name=0\n free slot=0\n";
         let program: Program = text.parse().unwrap();
         let mut walk = Faults::default();
         let mut ran = outcome(&program, 0);

@@ -52,8 +52,7 @@ impl Stream {
     pub fn run_epoch(&mut self, epoch: &Epoch, limits: Limits) -> EpochOutcome {
         let started = Instant::now();
         let outcome = self.try_run(epoch, limits);
-        let outcome =
-            outcome.unwrap_or_else(|error| EpochOutcome::no_machine(error, epoch.programs.len()));
+        let outcome = outcome.unwrap_or_else(|error| EpochOutcome::no_machine(error, epoch.programs.len()));
         if outcome.end != EpochEnd::Done {
             self.live = None;
         }

@@ -163,7 +163,8 @@ fn line(function: &Function, covered: &BTreeSet<u32>) -> Line {
         file: function.file.clone(),
         function: function.name.clone(),
         init: function.is_init,
-        unseen: covered.contains(&function.start) && !function.edges.iter().any(|edge| covered.contains(edge)),
+        unseen: covered.contains(&function.start)
+            && !function.edges.iter().any(|edge| covered.contains(edge)),
         n_edges: function.edges.len(),
         n_covered: function.edges.iter().filter(|edge| covered.contains(edge)).count(),
         missed: Vec::new(),

@@ -129,12 +129,7 @@ pub fn run(args: &ScoreArgs) -> Outcome {
 ///
 /// # Errors
 /// The first there is, once what is under way has ended.
-fn side_by_side(
-    args: &ScoreArgs,
-    dir: &Path,
-    entries: &[Choice],
-    stop: &AtomicBool,
-) -> Result<Vec<Score>> {
+fn side_by_side(args: &ScoreArgs, dir: &Path, entries: &[Choice], stop: &AtomicBool) -> Result<Vec<Score>> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);
     let done: Mutex<Vec<(usize, Score)>> = Mutex::default();

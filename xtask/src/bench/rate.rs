@@ -120,7 +120,8 @@ mod tests {
 
     #[test]
     fn long_programs_are_the_short_one_repeated() {
-        let (short, long): (Program, Program) = (text(CYCLES).parse().unwrap(), text(CYCLES_LONG).parse().unwrap());
+        let (short, long): (Program, Program) =
+            (text(CYCLES).parse().unwrap(), text(CYCLES_LONG).parse().unwrap());
         assert_eq!(long.n_ops() * CYCLES, short.n_ops() * CYCLES_LONG);
         let mut fixed = long.clone();
         fixed.fixup();

@@ -131,10 +131,15 @@ fn reports_with_a_stack_have_the_titles_of_dashboards() {
 #[test]
 fn what_the_guest_module_had_made_is_lost_by_who_made_it() {
     let leak = |frames: &str| {
-        format!("unreferenced object 0xffff888006acb1e0 (size 8):\n  comm \"init\", pid 60, jiffies 4294899862\n  backtrace (crc 7aaf33b6):\n    kstrdup+0x2d/0x90\n{frames}    do_syscall_64+0xa7/0x2f0\n")
+        format!(
+            "unreferenced object 0xffff888006acb1e0 (size 8):\n  comm \"init\", pid 60, jiffies 4294899862\n  backtrace (crc 7aaf33b6):\n    kstrdup+0x2d/0x90\n{frames}    do_syscall_64+0xa7/0x2f0\n"
+        )
     };
     for (frames, title) in [
-        ("    shrinker_alloc+0xe2/0xc00\n    ioctl+0x1/0x2 [shrinktorture]\n", "memory leak in shrinker_alloc"),
+        (
+            "    shrinker_alloc+0xe2/0xc00\n    ioctl+0x1/0x2 [shrinktorture]\n",
+            "memory leak in shrinker_alloc",
+        ),
         ("    shrinker_alloc+0xe2/0xc00\n    sget_fc+0x1/0x2\n", "memory leak in sget_fc"),
         ("    canary_leak+0xe2/0xc00 [canary]\n", "memory leak in canary_leak"),
     ] {
