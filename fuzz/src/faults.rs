@@ -15,27 +15,12 @@ use abi::{
 use harness::{epoch::ProgramOutcome, program::Program};
 use libafl::corpus::CorpusId;
 
-use crate::chooser::Choice;
+use crate::{chooser::Choice, walk::is_worth};
 
 /// Allocations of one op that are failed.
 const ALLOCATIONS_MAX: u32 = 64;
 /// Variants whose answer is waited for; of older ones none came, because the kernel died.
 const UNDER_WAY_MAX: usize = 256;
-/// Ops that allocate nothing of the kernel's own.
-const DULL: &[u8] = &[
-    kind::BARRIER,
-    kind::FAIL_NTH,
-    kind::MOVE,
-    kind::PREEMPT,
-    kind::SET_BATCH,
-    kind::SET_COUNT,
-    kind::SET_SCAN,
-    kind::SET_SEEKS,
-    kind::SLEEP,
-    kind::SPIN,
-    kind::YIELD,
-];
-
 /// What tells ops apart here: the kind, and the arguments that are choices and not numbers.
 type Form = (u8, Vec<u32>);
 
@@ -74,7 +59,7 @@ impl Faults {
             for (at, op) in ops.iter().enumerate() {
                 let worked = results.next().flatten().is_some_and(|op| op.result >= 0);
                 let was_failed = std::mem::replace(&mut is_failed, op.kind == kind::FAIL_NTH);
-                if !worked || was_failed || DULL.contains(&op.kind) || ops.len() >= OPS_MAX {
+                if !worked || was_failed || !is_worth(op) || ops.len() >= OPS_MAX {
                     continue;
                 }
                 if !self.forms.insert(form(op)) {

@@ -32,6 +32,7 @@ const HOLDS_NS: [u32; 2] = [100_000, 20_000];
 /// Ops that wait or only set something up: nothing of the kernel's is interrupted in them.
 const DULL: &[u8] = &[
     kind::BARRIER,
+    kind::FAIL_NTH,
     kind::PREEMPT,
     kind::SET_BATCH,
     kind::SET_COUNT,
@@ -82,7 +83,8 @@ impl Walk {
     }
 }
 
-fn is_worth(op: &Op) -> bool {
+/// Whether an op does something of the kernel's that can be interrupted, or fail.
+pub(crate) fn is_worth(op: &Op) -> bool {
     !DULL.contains(&op.kind)
 }
 
