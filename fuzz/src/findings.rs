@@ -86,8 +86,25 @@ pub struct Record {
     /// The batch kept was run by itself and showed the finding; the console is of that run.
     #[serde(default)]
     pub confirmed: bool,
+    /// What it was before it was made smaller, where it was.
+    #[serde(default)]
+    pub minimized: Option<Minimized>,
     /// Files of the batch, in order.
     pub batch: Vec<String>,
+}
+
+/// The program to look at, as it was before it was made smaller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Minimized {
+    /// Its threads.
+    pub threads: usize,
+    /// Its ops.
+    pub ops: usize,
+    /// Programs of its batch, itself included.
+    pub batch: usize,
+    /// Runs that it took.
+    pub runs: u64,
 }
 
 /// `verdict.yaml`.
@@ -226,7 +243,7 @@ impl Findings {
     pub fn add(&mut self, evidence: &Evidence) -> Result<usize> {
         let next = self.known.iter().map(|known| number(&known.note.dir)).max().unwrap_or(0) + 1;
         let dir = self.dir.join(format!("{next}-{}", slug(&evidence.report.title)));
-        write(evidence, &dir)?;
+        store(evidence, &dir)?;
         let titles = evidence.report.titles().map(str::to_owned).collect();
         let note = FindingNote {
             title: evidence.report.title.clone(),
@@ -246,7 +263,7 @@ impl Findings {
     /// When it cannot be written.
     pub fn replace(&mut self, idx: usize, evidence: &Evidence) -> Result<()> {
         let known = &mut self.known[idx];
-        write(evidence, &known.note.dir)?;
+        store(evidence, &known.note.dir)?;
         known.note.n_programs = evidence.batch.len();
         known.note.title.clone_from(&evidence.report.title);
         known.titles = evidence.report.titles().map(str::to_owned).collect();
@@ -280,7 +297,11 @@ impl Known {
     }
 }
 
-fn write(evidence: &Evidence, dir: &Path) -> Result<()> {
+/// Writes a finding's folder; one that is there is replaced.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn store(evidence: &Evidence, dir: &Path) -> Result<()> {
     let report = &evidence.report;
     let names: Vec<String> = (0..evidence.batch.len()).map(|idx| format!("{idx:04}.txt")).collect();
     let record = Record { batch: names.clone(), ..evidence.record.clone() };
@@ -356,6 +377,7 @@ mod tests {
             in_flight: Some(2),
             reduced_from: None,
             confirmed: false,
+            minimized: None,
             batch: Vec::new(),
         };
         let alt_titles = vec![format!("{title}, otherwise")];

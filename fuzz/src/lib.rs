@@ -4,8 +4,8 @@
 //! In data-flow order: [`generate`] (with [`stories`]) and [`mutate`] make programs, [`input`] is how LibAFL sees one, [`observe`] what it
 //! sees of a run (with [`situations`]), [`scheduler`] which program it goes back to, [`walk`] under which schedules, [`faults`]
 //! with which allocation failing; [`chooser`] puts these together. [`campaign`] is the loop:
-//! [`config`] is what it is told, [`guests`] what it asks of the machines, [`batches`] what makes an epoch, [`reduce`] how
-//! a finding gets small, [`corpus`], [`findings`] (with [`report`]) and [`stored`] what it keeps on [`disk`], [`status`]
+//! [`config`] is what it is told, [`guests`] what it asks of the machines, [`batches`] what makes an epoch, [`reduce`] and
+//! [`minimize`] how a finding gets small, [`corpus`], [`findings`] (with [`report`]) and [`stored`] what it keeps on [`disk`], [`status`]
 //! what it tells.
 //!
 //! Absences: nothing here starts a process or knows QEMU; nothing below [`campaign`] knows both LibAFL and the disk.
@@ -21,6 +21,7 @@ pub mod findings;
 pub mod generate;
 pub mod guests;
 pub mod input;
+pub mod minimize;
 pub mod mutate;
 pub mod observe;
 pub mod reduce;

@@ -69,6 +69,13 @@ fn write_reproduce(out: &mut String, evidence: &Evidence, folder: &Path) -> std:
     if n_programs == 0 {
         return writeln!(out, "Booting shows it; no program is needed.\n");
     }
+    if let Some(before) = &evidence.record.minimized {
+        return writeln!(
+            out,
+            "Made smaller in {} runs: found with {} ops in {} thread(s), {} program(s) in the batch.\n",
+            before.runs, before.ops, before.threads, before.batch
+        );
+    }
     match (evidence.record.reduced_from, evidence.record.confirmed) {
         (Some(n_found), _) => writeln!(
             out,

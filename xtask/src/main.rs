@@ -15,11 +15,13 @@ mod kernel;
 mod known;
 mod lock;
 mod matrix;
+mod minimize;
 mod patch;
 mod paths;
 mod prepare;
 mod proc;
 mod repro;
+mod rerun;
 mod run;
 mod score;
 mod setup;
@@ -49,6 +51,8 @@ enum Command {
     Run(run::RunArgs),
     /// Run a finding afresh: k of n, same bug or another, consoles identical or not.
     Repro(repro::ReproArgs),
+    /// Make a finding's program as small as still shows it.
+    Minimize(minimize::MinimizeArgs),
     /// Everything CI runs: format, lints, tests, and guests with a real kernel.
     Test(test::TestArgs),
     /// Judge console or dmesg logs.
@@ -79,6 +83,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Repro(args) => repro::run(&args),
+        Command::Minimize(args) => minimize::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Triage(args) => triage::run(&args),
         Command::Doctor(args) => doctor::run(args),

@@ -2,32 +2,17 @@
 //! `cargo xtask repro FOLDER`: runs a finding afresh and says k of n, whether it is the same bug, and, under the
 //! deterministic engine, whether the consoles were identical.
 
-use std::{collections::HashSet, fs, path::PathBuf, time::Duration};
+use std::{collections::HashSet, fs, path::PathBuf};
 
-use ::fuzz::findings::{self, Stored};
+use ::fuzz::findings::Stored;
 use anyhow::{Context, Result};
 use clap::Args;
-use harness::{
-    det::{self, Limits, Snapshot},
-    epoch::{EpochEnd, EpochOutcome},
-    guest::Execution,
-    oracle,
-    par::Stream,
-    pool::Pool,
-    run_dir::RunDir,
-};
+use harness::epoch::{Epoch, EpochOutcome};
 
 use crate::{
-    accel::AccelChoice,
     exit::{Exit, Outcome},
-    guest::{self, Machine},
-    paths::Cache,
-    prepare::{self, Engine, MachineArgs},
-    usage,
+    rerun::{self, Rerun, Showing},
 };
-
-/// Longest wall time one run may take, waiting for its turn included.
-const RUN_LIMIT: Duration = Duration::from_secs(900);
 
 /// Options of `repro`.
 #[derive(Debug, Args)]
@@ -72,38 +57,12 @@ struct Tally {
 /// # Errors
 /// When the folder is no finding or its machine cannot be made again.
 pub fn run(args: &ReproArgs) -> Outcome {
-    let verdict = args.folder.join("verdict.yaml");
-    if !verdict.exists() {
-        return Err(usage!("{} is no finding: it has no verdict.yaml", args.folder.display()));
-    }
-    let stored = findings::load(&args.folder)?;
-    let cache = Cache::open()?;
-    let machine = machine_of(&cache, &stored)?;
-    let deterministic = stored.record.provenance.engine == "det";
-    let execution = match deterministic {
-        true => Execution::Deterministic,
-        false => prepare::execution(&cache, Engine::Par, AccelChoice::Auto)?,
-    };
-    let snapshots = cache.dir("snapshots")?;
-    let tally = if stored.batch.is_empty() {
-        run_all(&stored, args, || Ok(Some(boot(&machine, execution, &stored)?)))?
-    } else if deterministic {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut pool = prepare::pool(&machine, execution, args.jobs.unwrap_or(cores), &snapshots)?;
-        check_snapshot(&pool, &stored)?;
-        for _ in 0..args.times {
-            pool.submit(stored.epoch());
-        }
-        run_all(&stored, args, || Ok(pool.next(RUN_LIMIT)))?
-    } else {
-        // A fresh guest for each run: what an earlier one left behind is not part of the finding.
-        let fresh = || prepare::pool(&machine, execution, 1, &snapshots);
-        run_all(&stored, args, || Ok(Some(fresh()?.run(stored.epoch()))))?
-    };
+    let mut rerun = Rerun::open(&args.folder, args.jobs)?;
+    let tally = run_all(&mut rerun, args)?;
     if args.json {
         println!("{}", serde_json::to_string(&tally)?);
     } else {
-        print(&tally, &stored, deterministic);
+        print(&tally, &rerun);
     }
     Ok(match &tally {
         tally if tally.n_infrastructure == tally.n_runs => Exit::Infra,
@@ -112,82 +71,20 @@ pub fn run(args: &ReproArgs) -> Outcome {
     })
 }
 
-/// The very machine the finding was made on, else one made by the same recipe.
-fn machine_of(cache: &Cache, stored: &Stored) -> Result<Machine> {
-    let provenance = &stored.record.provenance;
-    let key = provenance.artifacts.get("machine").context("provenance.yaml names no machine")?;
-    match guest::recorded(cache, key) {
-        Ok(machine) => Ok(machine),
-        Err(why) => {
-            eprintln!("machine {key} is not in the cache ({why:#}); building {} anew", provenance.instance);
-            let args = MachineArgs {
-                instance: provenance.instance.clone(),
-                linux: provenance.extra.get("linux").map(PathBuf::from),
-                patch: provenance
-                    .extra
-                    .get("patches")
-                    .map(|text| text.lines().map(PathBuf::from).collect())
-                    .unwrap_or_default(),
-                append: provenance.extra.get("append").cloned().unwrap_or_default(),
-                engine: Engine::Auto,
-                accel: AccelChoice::Auto,
-                jobs: None,
-            };
-            let machine = prepare::prepare(&args)?.machine;
-            if machine.config.key != *key {
-                eprintln!(
-                    "warning: the machine differs from the finding's ({} against {key})",
-                    machine.config.key
-                );
-            }
-            Ok(machine)
-        }
-    }
-}
-
-/// Shows what needs no program: a boot, to its end.
-fn boot(machine: &Machine, execution: Execution, stored: &Stored) -> Result<EpochOutcome> {
-    let dir = RunDir::new().context("cannot make a folder for running machines")?;
-    let (guest, epoch, limits) = (&machine.config, stored.epoch(), Limits::default());
-    let schedule = stored.record.schedule;
-    if execution == Execution::Deterministic {
-        return Ok(det::run_from_power_on(guest, schedule, &epoch, limits, dir.path()));
-    }
-    let mut stream = Stream::new(guest.clone(), schedule, execution, dir.path().to_owned());
-    let outcome = stream.run_epoch(&epoch, limits);
-    let console = [outcome.boot.as_slice(), &outcome.console].concat();
-    Ok(EpochOutcome { console, ..outcome })
-}
-
-fn check_snapshot(pool: &Pool, stored: &Stored) -> Result<()> {
-    let snapshot: Snapshot = pool.snapshot(stored.record.schedule, stored.epoch().leaks())?;
-    let found = stored.record.provenance.snapshot.as_deref().unwrap_or("none");
-    if snapshot.manifest.id != found {
-        eprintln!(
-            "warning: the finding's snapshot {found} is gone; this run starts from its sibling {}, where races may fall \
-             differently",
-            snapshot.manifest.id
-        );
-    }
-    Ok(())
-}
-
-fn run_all(
-    stored: &Stored,
-    args: &ReproArgs,
-    mut next: impl FnMut() -> Result<Option<EpochOutcome>>,
-) -> Result<Tally> {
+fn run_all(rerun: &mut Rerun, args: &ReproArgs) -> Result<Tally> {
     let mut tally = Tally { n_runs: args.times, ..Tally::default() };
     let mut consoles = HashSet::new();
     if let Some(dir) = &args.consoles {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
-    for n in 1..=args.times {
-        let Some(outcome) = next()? else {
+    let stored = rerun.stored.clone();
+    let epochs: Vec<Epoch> = (0..args.times).map(|_| stored.epoch()).collect();
+    rerun.run(&epochs, &mut |n, outcome| {
+        let Some(outcome) = outcome else {
             tally.n_infrastructure += 1;
-            continue;
+            return Ok(());
         };
-        let what = judge(&outcome, stored, &mut tally);
+        let what = count(&outcome, &stored, &mut tally);
         let hash = blake3::hash(&outcome.console);
         let name = &hash.to_hex()[..12];
         consoles.insert(hash);
@@ -198,45 +95,36 @@ fn run_all(
         }
         if !args.json {
             let secs = outcome.wall.as_secs_f64();
-            println!("run {n}: {what} ({secs:.1} s, console {name})");
+            println!("run {}: {what} ({secs:.1} s, console {name})", n + 1);
         }
-    }
+        Ok(())
+    })?;
     tally.n_consoles = consoles.len();
     Ok(tally)
 }
 
-fn judge(outcome: &EpochOutcome, stored: &Stored, tally: &mut Tally) -> String {
-    match &outcome.end {
-        EpochEnd::Harness(why) | EpochEnd::Machine(why) => {
-            tally.n_infrastructure += 1;
-            return format!("infrastructure: {why}");
-        }
-        EpochEnd::Done | EpochEnd::Kernel | EpochEnd::Deadline | EpochEnd::Lost(_) => {}
-    }
-    let Some(report) = oracle::judge(&outcome.console).into_iter().next() else {
-        tally.n_none += 1;
-        return format!("no report ({:?})", outcome.end);
+fn count(outcome: &EpochOutcome, stored: &Stored, tally: &mut Tally) -> String {
+    let (counter, what) = match rerun::judge(outcome, &stored.verdict) {
+        Showing::Same(report) => (&mut tally.n_same, format!("same bug: {}", report.title)),
+        Showing::Other(report) => (&mut tally.n_other, format!("another bug: {}", report.title)),
+        Showing::None => (&mut tally.n_none, format!("no report ({:?})", outcome.end)),
+        Showing::Infrastructure(why) => (&mut tally.n_infrastructure, format!("infrastructure: {why}")),
     };
-    if oracle::share_title(report.titles(), stored.verdict.titles()) {
-        tally.n_same += 1;
-        format!("same bug: {}", report.title)
-    } else {
-        tally.n_other += 1;
-        format!("another bug: {}", report.title)
-    }
+    *counter += 1;
+    what
 }
 
-fn print(tally: &Tally, stored: &Stored, deterministic: bool) {
-    println!("{} of {}: {}", tally.n_same, tally.n_runs, stored.verdict.title);
+fn print(tally: &Tally, rerun: &Rerun) {
+    println!("{} of {}: {}", tally.n_same, tally.n_runs, rerun.stored.verdict.title);
     if tally.n_other + tally.n_none + tally.n_infrastructure > 0 {
         println!(
             "{} showed another bug, {} none, {} failed for reasons that are not the kernel's",
             tally.n_other, tally.n_none, tally.n_infrastructure
         );
     }
-    if deterministic {
+    if rerun.is_deterministic() {
         let identical = if tally.n_consoles == 1 { "identical" } else { "NOT identical" };
-        println!("consoles: {identical} among the runs; {}", as_stored(tally, stored));
+        println!("consoles: {identical} among the runs; {}", as_stored(tally, &rerun.stored));
     }
 }
 

@@ -210,6 +210,7 @@ impl Campaign<'_> {
             in_flight: culprit.filter(|&idx| idx < n_ran),
             reduced_from: None,
             confirmed: false,
+            minimized: None,
             batch: Vec::new(),
         };
         let (end, console) = (end_text(&outcome.end), outcome.console.clone());

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask minimize FOLDER`: makes a finding's program as small as still shows it. Goes on where a killed call was; the
+//! finding is replaced at the end, never by something larger.
+
+use std::{fs, path::PathBuf, sync::atomic::Ordering};
+
+use ::fuzz::{
+    disk,
+    findings::{self, Evidence, Minimized, Stored},
+    minimize::Minimizer,
+    reduce::Shown,
+    report,
+};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use harness::{
+    epoch::{Epoch, EpochOutcome},
+    oracle::Report,
+    program::Program,
+    symbolize,
+};
+use serde::Serialize;
+
+use crate::{
+    exit::{Exit, Outcome},
+    fuzz,
+    rerun::{self, Rerun, Showing},
+    usage,
+};
+
+/// Name of the search's state in the finding's folder.
+const STATE: &str = "minimize.yaml";
+/// Runs that measure how often a finding shows, where runs differ.
+const RATE_RUNS: usize = 8;
+/// Chance that a program is thought not to show the finding although it does, where runs differ.
+const MISS: f64 = 0.05;
+/// Runs of one program at most, where runs differ.
+const TRIES_MAX: usize = 20;
+
+/// Options of `minimize`.
+#[derive(Debug, Args)]
+pub struct MinimizeArgs {
+    /// A finding's folder
+    folder: PathBuf,
+    /// Guests side by side [default: one a core]
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Print one JSON object in place of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize)]
+struct Outline {
+    title: String,
+    threads_before: usize,
+    ops_before: usize,
+    threads: usize,
+    ops: usize,
+    runs: u64,
+}
+
+/// A finding at work.
+struct Search {
+    rerun: Rerun,
+    stored: Stored,
+    /// Programs of the batch that run before the one that is made smaller.
+    before: Vec<Program>,
+    /// Runs of one program, until the finding shows.
+    n_tries: usize,
+}
+
+/// Runs the subcommand. Exit code 2: minimised; 0: the finding does not show.
+///
+/// # Errors
+/// When the folder is no finding, its machine cannot be made again, or a guest fails.
+pub fn run(args: &MinimizeArgs) -> Outcome {
+    let rerun = Rerun::open(&args.folder, args.jobs)?;
+    let stored = rerun.stored.clone();
+    let Some(at) = stored.record.in_flight.or(stored.batch.len().checked_sub(1)) else {
+        return Err(usage!(
+            "{}: booting shows it; there is no program to make smaller",
+            args.folder.display()
+        ));
+    };
+    let stop = fuzz::stop_on_signal()?;
+    let program = stored.batch[at].clone();
+    let mut search = Search { rerun, before: stored.batch[..at].to_vec(), stored, n_tries: 1 };
+    if !search.measure()? {
+        println!("not shown: {}", search.stored.verdict.title);
+        return Ok(Exit::Pass);
+    }
+    search.do_without_what_ran_before(&program)?;
+    let state = args.folder.join(STATE);
+    let mut minimizer = resume(&state, &program)?;
+    loop {
+        let candidates = minimizer.candidates(search.rerun.jobs);
+        if candidates.is_empty() {
+            break;
+        }
+        let programs: Vec<Program> = candidates.iter().map(|candidate| candidate.program.clone()).collect();
+        let shown = search.shown(&programs)?.into_iter();
+        let shown: Vec<Shown> =
+            shown.map(|seen| if seen.is_some() { Shown::Same } else { Shown::Other }).collect();
+        if minimizer.learn(&candidates, &shown) {
+            eprintln!("{}", minimizer.progress());
+        }
+        disk::write(&state, serde_yaml::to_string(&minimizer)?.as_bytes())?;
+        if stop.load(Ordering::Relaxed) {
+            bail!("stopped; the same command goes on from here");
+        }
+    }
+    let best = minimizer.best();
+    let Some((outcome, report)) = search.shown(std::slice::from_ref(&best))?.remove(0) else {
+        bail!("the smallest program does not show the finding again; the finding is left as it was");
+    };
+    let size = Minimized {
+        threads: program.threads.len(),
+        ops: program.n_ops(),
+        batch: search.stored.batch.len(),
+        runs: minimizer.n_runs(),
+    };
+    let evidence = search.evidence(best.clone(), outcome, report, size.clone());
+    findings::store(&evidence, &args.folder)?;
+    let result = Outline {
+        title: evidence.report.title.clone(),
+        threads_before: size.threads,
+        ops_before: size.ops,
+        threads: best.threads.len(),
+        ops: best.n_ops(),
+        runs: size.runs,
+    };
+    if args.json {
+        println!("{}", serde_json::to_string(&result)?);
+    } else {
+        println!(
+            "{}: {} ops in {} thread(s), found with {} in {}; {} runs\n\n{best}",
+            result.title, result.ops, result.threads, result.ops_before, result.threads_before, result.runs
+        );
+        println!("cargo xtask repro {}", args.folder.display());
+    }
+    Ok(Exit::Finding)
+}
+
+/// The search that a killed call has left, or a new one.
+fn resume(state: &std::path::Path, program: &Program) -> Result<Minimizer> {
+    let Ok(text) = fs::read_to_string(state) else { return Ok(Minimizer::new(program)) };
+    let stored: Minimizer = serde_yaml::from_str(&text).with_context(|| state.display().to_string())?;
+    stored.check().with_context(|| state.display().to_string())?;
+    eprintln!("going on: {}", stored.progress());
+    Ok(stored)
+}
+
+type Seen = Option<(EpochOutcome, Report)>;
+
+impl Search {
+    /// Whether the finding shows at all, and how often a program has to be run to be sure of it.
+    fn measure(&mut self) -> Result<bool> {
+        let n_runs = if self.rerun.is_deterministic() { 1 } else { RATE_RUNS };
+        let epochs = vec![self.stored.epoch(); n_runs];
+        let n_same = self.seen(&epochs)?.iter().flatten().count();
+        self.n_tries = n_tries(n_same, n_runs);
+        Ok(n_same > 0)
+    }
+
+    /// Forgets the rest of the batch, if the program shows the finding alone.
+    fn do_without_what_ran_before(&mut self, program: &Program) -> Result<()> {
+        let before = std::mem::take(&mut self.before);
+        if !before.is_empty() && self.shown(std::slice::from_ref(program))?[0].is_none() {
+            self.before = before;
+        }
+        Ok(())
+    }
+
+    /// For each program, the run that showed the finding, if one did.
+    fn shown(&mut self, programs: &[Program]) -> Result<Vec<Seen>> {
+        let mut shown: Vec<Seen> = programs.iter().map(|_| None).collect();
+        for _ in 0..self.n_tries {
+            let left: Vec<usize> = (0..programs.len()).filter(|&idx| shown[idx].is_none()).collect();
+            let epochs: Vec<Epoch> = left.iter().map(|&idx| self.epoch(&programs[idx])).collect();
+            for (idx, seen) in left.into_iter().zip(self.seen(&epochs)?) {
+                shown[idx] = seen;
+            }
+        }
+        Ok(shown)
+    }
+
+    fn epoch(&self, program: &Program) -> Epoch {
+        let programs = self.before.iter().chain([program]).cloned().collect();
+        Epoch { programs, ..self.stored.epoch() }
+    }
+
+    fn seen(&mut self, epochs: &[Epoch]) -> Result<Vec<Seen>> {
+        let verdict = self.stored.verdict.clone();
+        let mut seen = Vec::new();
+        self.rerun.run(epochs, &mut |_, outcome| {
+            let outcome = outcome.context("a guest did not answer")?;
+            seen.push(match rerun::judge(&outcome, &verdict) {
+                Showing::Same(report) => Some((outcome, *report)),
+                Showing::Other(_) | Showing::None => None,
+                Showing::Infrastructure(why) => bail!("a guest failed: {why}"),
+            });
+            Ok(())
+        })?;
+        Ok(seen)
+    }
+
+    fn evidence(
+        &self,
+        best: Program,
+        outcome: EpochOutcome,
+        mut report: Report,
+        size: Minimized,
+    ) -> Evidence {
+        let (verdict, record) = (&self.stored.verdict, self.stored.record.clone());
+        let symbolizer = fuzz::symbols(&self.rerun.machine);
+        let annotate = |text: &str| match &symbolizer {
+            Some(symbolizer) => symbolize::annotate(text, symbolizer),
+            None => text.to_owned(),
+        };
+        let excerpt = report::excerpt(&report, &outcome.console, &annotate);
+        // What it was found by is another name of it.
+        report.add_titles(verdict.titles().map(str::to_owned));
+        let batch = self.epoch(&best).programs;
+        Evidence {
+            report,
+            end: verdict.end.clone(),
+            console: outcome.console,
+            excerpt,
+            record: findings::Record {
+                in_flight: record.in_flight.map(|_| batch.len() - 1),
+                confirmed: true,
+                minimized: Some(size),
+                ..record
+            },
+            batch,
+            first_seen: std::time::Duration::try_from_secs_f64(verdict.first_seen_secs).unwrap_or_default(),
+            execs: verdict.execs,
+        }
+    }
+}
+
+/// Runs after which a program that shows the finding as often as `n_same` of `n_runs` is missed with a chance of [`MISS`].
+fn n_tries(n_same: usize, n_runs: usize) -> usize {
+    let rate = n_same as f64 / n_runs.max(1) as f64;
+    if rate >= 1.0 {
+        return 1;
+    }
+    let n = MISS.ln() / (1.0 - rate.max(1e-3)).ln();
+    (n.ceil() as usize).clamp(1, TRIES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rarer_a_finding_shows_the_more_often_a_program_is_run() {
+        assert_eq!((n_tries(8, 8), n_tries(4, 8), n_tries(1, 8)), (1, 5, 20));
+        assert_eq!((n_tries(1, 1), n_tries(0, 8)), (1, TRIES_MAX));
+    }
+}
