@@ -171,7 +171,10 @@ fn unknown_canary() -> Result<()> {
 fn no_finding() -> Result<()> {
     let (cache, dir) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let path = dir.path().display().to_string();
-    expect(&mut empty_cache(&["repro", &path], &cache)?, Exit::Usage, &[&path, "verdict.yaml"])
+    for command in ["repro", "minimize"] {
+        expect(&mut empty_cache(&[command, &path], &cache)?, Exit::Usage, &[&path, "verdict.yaml"])?;
+    }
+    Ok(())
 }
 
 /// As somebody who may install nothing, with nothing on the search path.
