@@ -24,7 +24,7 @@ use serde::Serialize;
 use crate::{
     exit::{Exit, Outcome},
     fuzz,
-    rerun::{self, Rerun, Showing},
+    rerun::{Elsewhere, Rerun, Showing},
     usage,
 };
 
@@ -76,8 +76,10 @@ struct Search {
 /// # Errors
 /// When the folder is no finding, its machine cannot be made again, or a guest fails.
 pub fn run(args: &MinimizeArgs) -> Outcome {
-    let rerun = Rerun::open(&args.folder, args.jobs)?;
-    let stored = rerun.stored.clone();
+    let rerun = Rerun::open(&args.folder, &Elsewhere::default(), args.jobs)?;
+    let Some(stored) = rerun.stored.clone() else {
+        return Err(usage!("{} is no folder of a finding", args.folder.display()));
+    };
     let Some(at) = stored.record.in_flight.or(stored.batch.len().checked_sub(1)) else {
         return Err(usage!(
             "{}: booting shows it; there is no program to make smaller",
@@ -192,11 +194,11 @@ impl Search {
     }
 
     fn seen(&mut self, epochs: &[Epoch]) -> Result<Vec<Seen>> {
-        let verdict = self.stored.verdict.clone();
+        let case = self.rerun.case.clone();
         let mut seen = Vec::new();
         self.rerun.run(epochs, &mut |_, outcome| {
             let outcome = outcome.context("a guest did not answer")?;
-            seen.push(match rerun::judge(&outcome, &verdict) {
+            seen.push(match case.judge(&outcome) {
                 Showing::Same(report) => Some((outcome, *report)),
                 Showing::Other(_) | Showing::None => None,
                 Showing::Infrastructure(why) => bail!("a guest failed: {why}"),

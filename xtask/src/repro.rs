@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask repro FOLDER`: runs a finding afresh and says k of n, whether it is the same bug, and, under the
-//! deterministic engine, whether the consoles were identical.
+//! `cargo xtask repro FINDING|PROGRAM`: runs it afresh and says k of n, whether it is the same bug, how long it takes, and,
+//! under the deterministic engine, whether the consoles were identical.
 
 use std::{collections::HashSet, fs, path::PathBuf};
 
@@ -11,14 +11,16 @@ use harness::epoch::{Epoch, EpochOutcome};
 
 use crate::{
     exit::{Exit, Outcome},
-    rerun::{self, Rerun, Showing},
+    rerun::{self, Case, Elsewhere, Rerun, Showing},
 };
 
 /// Options of `repro`.
 #[derive(Debug, Args)]
 pub struct ReproArgs {
-    /// A finding's folder
-    folder: PathBuf,
+    /// A finding's folder, or a file with a program
+    what: PathBuf,
+    #[command(flatten)]
+    elsewhere: Elsewhere,
     /// How often to run it
     #[arg(long, default_value_t = 3)]
     times: u32,
@@ -38,8 +40,15 @@ pub struct ReproArgs {
 struct Tally {
     /// Runs.
     n_runs: u32,
-    /// Runs that showed the finding's title or one of its alternatives.
+    /// Runs that showed the finding's title or one of its alternatives; of a program: that showed any report.
     n_same: u32,
+    /// What the rate may be, at 95 % confidence.
+    rate_low: f64,
+    rate_high: f64,
+    /// Its title, as the last run had it.
+    title: String,
+    /// Median wall time in the guest until it showed, seconds.
+    seconds: Option<f64>,
     /// Runs that showed another bug.
     n_other: u32,
     /// Runs that showed nothing.
@@ -57,7 +66,7 @@ struct Tally {
 /// # Errors
 /// When the folder is no finding or its machine cannot be made again.
 pub fn run(args: &ReproArgs) -> Outcome {
-    let mut rerun = Rerun::open(&args.folder, args.jobs)?;
+    let mut rerun = Rerun::open(&args.what, &args.elsewhere, args.jobs)?;
     let tally = run_all(&mut rerun, args)?;
     if args.json {
         println!("{}", serde_json::to_string(&tally)?);
@@ -77,18 +86,24 @@ fn run_all(rerun: &mut Rerun, args: &ReproArgs) -> Result<Tally> {
     if let Some(dir) = &args.consoles {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
-    let stored = rerun.stored.clone();
-    let epochs: Vec<Epoch> = (0..args.times).map(|_| stored.epoch()).collect();
+    let (case, stored) = (rerun.case.clone(), rerun.stored.clone());
+    let mut seconds = Vec::new();
+    let epochs: Vec<Epoch> = (0..args.times).map(|_| case.epoch()).collect();
     rerun.run(&epochs, &mut |n, outcome| {
         let Some(outcome) = outcome else {
             tally.n_infrastructure += 1;
             return Ok(());
         };
-        let what = count(&outcome, &stored, &mut tally);
+        let n_same = tally.n_same;
+        let what = count(&outcome, &case, &mut tally);
+        if tally.n_same > n_same {
+            seconds.push(outcome.in_guest.as_secs_f64());
+        }
         let hash = blake3::hash(&outcome.console);
         let name = &hash.to_hex()[..12];
         consoles.insert(hash);
-        tally.n_as_stored += u32::from(outcome.console == stored.console);
+        tally.n_as_stored +=
+            u32::from(stored.as_ref().is_some_and(|stored| stored.console == outcome.console));
         if let Some(dir) = &args.consoles {
             let path = dir.join(format!("{name}.log"));
             fs::write(&path, &outcome.console).with_context(|| format!("cannot write {}", path.display()))?;
@@ -100,12 +115,22 @@ fn run_all(rerun: &mut Rerun, args: &ReproArgs) -> Result<Tally> {
         Ok(())
     })?;
     tally.n_consoles = consoles.len();
+    (tally.rate_low, tally.rate_high) = rerun::interval(tally.n_same, tally.n_runs - tally.n_infrastructure);
+    seconds.sort_by(f64::total_cmp);
+    tally.seconds = seconds.get(seconds.len() / 2).copied();
+    if let (true, Some(first)) = (tally.title.is_empty(), case.titles.first()) {
+        tally.title.clone_from(first);
+    }
     Ok(tally)
 }
 
-fn count(outcome: &EpochOutcome, stored: &Stored, tally: &mut Tally) -> String {
-    let (counter, what) = match rerun::judge(outcome, &stored.verdict) {
-        Showing::Same(report) => (&mut tally.n_same, format!("same bug: {}", report.title)),
+fn count(outcome: &EpochOutcome, case: &Case, tally: &mut Tally) -> String {
+    let (counter, what) = match case.judge(outcome) {
+        Showing::Same(report) => {
+            tally.title.clone_from(&report.title);
+            let same = if case.titles.is_empty() { "shown" } else { "same bug" };
+            (&mut tally.n_same, format!("{same}: {}", report.title))
+        }
         Showing::Other(report) => (&mut tally.n_other, format!("another bug: {}", report.title)),
         Showing::None => (&mut tally.n_none, format!("no report ({:?})", outcome.end)),
         Showing::Infrastructure(why) => (&mut tally.n_infrastructure, format!("infrastructure: {why}")),
@@ -115,7 +140,12 @@ fn count(outcome: &EpochOutcome, stored: &Stored, tally: &mut Tally) -> String {
 }
 
 fn print(tally: &Tally, rerun: &Rerun) {
-    println!("{} of {}: {}", tally.n_same, tally.n_runs, rerun.stored.verdict.title);
+    let title = if tally.title.is_empty() { "no report" } else { &tally.title };
+    println!("{} of {}: {title}", tally.n_same, tally.n_runs);
+    let seconds = tally
+        .seconds
+        .map_or(String::new(), |seconds| format!(", after {seconds:.1} s in the guest (median)"));
+    println!("rate {:.0} to {:.0} % (95 %){seconds}", tally.rate_low * 100.0, tally.rate_high * 100.0);
     if tally.n_other + tally.n_none + tally.n_infrastructure > 0 {
         println!(
             "{} showed another bug, {} none, {} failed for reasons that are not the kernel's",
@@ -124,15 +154,16 @@ fn print(tally: &Tally, rerun: &Rerun) {
     }
     if rerun.is_deterministic() {
         let identical = if tally.n_consoles == 1 { "identical" } else { "NOT identical" };
-        println!("consoles: {identical} among the runs; {}", as_stored(tally, &rerun.stored));
+        let stored = rerun.stored.as_ref().map_or(String::new(), |stored| as_stored(tally, stored));
+        println!("consoles: {identical} among the runs{stored}");
     }
 }
 
 /// How the consoles compare with the stored one.
 fn as_stored(tally: &Tally, stored: &Stored) -> String {
     if stored.record.confirmed {
-        format!("{} of {} equal the stored one byte for byte", tally.n_as_stored, tally.n_runs)
+        format!("; {} of {} equal the stored one byte for byte", tally.n_as_stored, tally.n_runs)
     } else {
-        "the stored one was not confirmed by a run of its own".to_owned()
+        "; the stored one was not confirmed by a run of its own".to_owned()
     }
 }

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A finding run again: on the machine it was made on, each run in a fresh guest. What `repro` and `minimize` share.
+//! A finding run again, on the machine it was made on or another, or a program; each run in a fresh guest. What `repro` and
+//! `minimize` share.
 
 use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use ::fuzz::findings::{self, Stored, Verdict};
+use ::fuzz::findings::{self, Stored};
 use anyhow::{Context, Result};
+use clap::Args;
 use harness::{
     det::{self, Limits, Snapshot},
     epoch::{Epoch, EpochEnd, EpochOutcome},
@@ -15,6 +17,7 @@ use harness::{
     oracle::{self, Report},
     par::Stream,
     pool::Pool,
+    program::{Program, Schedule},
     run_dir::RunDir,
 };
 
@@ -23,17 +26,96 @@ use crate::{
     guest::{self, Machine},
     paths::Cache,
     prepare::{self, Engine, MachineArgs},
-    usage,
+    run, usage,
 };
 
 /// Longest wall time one run may take, waiting for its turn included.
 const RUN_LIMIT: Duration = Duration::from_secs(900);
+/// What a program runs on when nothing is said.
+const INSTANCE: &str = "kasan-6.12";
 
-/// A finding and what runs it.
+/// Another machine than the finding's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct Elsewhere {
+    /// Kernel instance to run on [default: the finding's own machine; for a program kasan-6.12]
+    #[arg(long, value_name = "NAME")]
+    pub instance: Option<String>,
+    /// Kernel tree to build in place of the instance's own source; never modified
+    #[arg(long, value_name = "DIR")]
+    pub linux: Option<PathBuf>,
+    /// Patch to apply besides, mbox or diff; repeatable
+    #[arg(long, value_name = "FILE")]
+    pub patch: Vec<PathBuf>,
+    /// Extra kernel boot arguments
+    #[arg(long, value_name = "ARGS")]
+    pub append: Option<String>,
+    /// Engine [default: the finding's]
+    #[arg(long, value_enum)]
+    pub engine: Option<Engine>,
+}
+
+/// What is run, and what it is to show.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// Programs, in order; none where a boot is all it takes.
+    pub batch: Vec<Program>,
+    /// Their schedule.
+    pub schedule: Schedule,
+    /// A canary kind to arm; 0: none.
+    pub canary: u32,
+    /// Scan for leaked memory afterwards.
+    pub leak_scan: bool,
+    /// Names of the bug; none: whatever is reported is the one.
+    pub titles: Vec<String>,
+}
+
+impl Case {
+    fn of_finding(stored: &Stored) -> Case {
+        let record = &stored.record;
+        Case {
+            batch: stored.batch.clone(),
+            schedule: record.schedule,
+            canary: record.canary,
+            leak_scan: record.leak_scan,
+            titles: stored.verdict.titles().map(str::to_owned).collect(),
+        }
+    }
+
+    fn of_program(program: Program) -> Case {
+        let schedule = program.schedule;
+        Case { batch: vec![program], schedule, canary: 0, leak_scan: false, titles: Vec::new() }
+    }
+
+    /// The epoch that runs it.
+    pub fn epoch(&self) -> Epoch {
+        let Case { batch, canary, leak_scan, .. } = self;
+        Epoch { programs: batch.clone(), canary: *canary, leak_scan: *leak_scan, ..Epoch::default() }
+    }
+
+    /// What a run showed of it.
+    pub fn judge(&self, outcome: &EpochOutcome) -> Showing {
+        match &outcome.end {
+            EpochEnd::Harness(why) | EpochEnd::Machine(why) => return Showing::Infrastructure(why.clone()),
+            EpochEnd::Done | EpochEnd::Kernel | EpochEnd::Deadline | EpochEnd::Lost(_) => {}
+        }
+        let titles = self.titles.iter().map(String::as_str);
+        match oracle::judge(&outcome.console).into_iter().next() {
+            Some(report) if self.titles.is_empty() || oracle::share_title(report.titles(), titles) => {
+                Showing::Same(Box::new(report))
+            }
+            Some(report) => Showing::Other(Box::new(report)),
+            None => Showing::None,
+        }
+    }
+}
+
+/// A case and what runs it.
 pub struct Rerun {
-    /// What is known of it.
-    pub stored: Stored,
-    /// The machine it was made on, or one made by the same recipe.
+    /// The case.
+    pub case: Case,
+    /// The finding it was taken from.
+    pub stored: Option<Stored>,
+    /// What it runs on.
     pub machine: Machine,
     /// Guests side by side.
     pub jobs: usize,
@@ -57,30 +139,41 @@ pub enum Showing {
 }
 
 impl Rerun {
-    /// Reads a finding and makes its machine ready. `jobs`: guests side by side, by default one a core; the parallel engine
-    /// runs one at a time.
+    /// Reads a finding's folder or a program's file, and makes a machine ready. `jobs`: guests side by side, by default one
+    /// a core; the parallel engine runs one at a time.
     ///
     /// # Errors
-    /// When the folder is no finding or its machine cannot be made again.
-    pub fn open(folder: &Path, jobs: Option<usize>) -> Result<Rerun> {
-        if !folder.join("verdict.yaml").exists() {
-            return Err(usage!("{} is no finding: it has no verdict.yaml", folder.display()));
-        }
-        let stored = findings::load(folder)?;
+    /// When it is neither, or the machine cannot be made.
+    pub fn open(what: &Path, elsewhere: &Elsewhere, jobs: Option<usize>) -> Result<Rerun> {
+        let stored = if what.is_dir() { Some(finding(what)?) } else { None };
+        let case = match &stored {
+            Some(stored) => Case::of_finding(stored),
+            None => Case::of_program(run::read_program(&what.to_owned())?),
+        };
         let cache = Cache::open()?;
-        let machine = machine_of(&cache, &stored)?;
-        let execution = match stored.record.provenance.engine == "det" {
-            true => Execution::Deterministic,
-            false => prepare::execution(&cache, Engine::Par, AccelChoice::Auto)?,
+        let recipe = recipe(stored.as_ref(), elsewhere);
+        let is_own = *elsewhere == Elsewhere::default();
+        let (machine, execution) = match &stored {
+            Some(stored) if is_own => (
+                machine_of(&cache, stored, &recipe)?,
+                prepare::execution(&cache, recipe.engine, recipe.accel)?,
+            ),
+            _ => {
+                let prepared = prepare::prepare(&recipe)?;
+                (prepared.machine, prepared.execution)
+            }
         };
         let snapshots = cache.dir("snapshots")?;
         let is_deterministic = execution == Execution::Deterministic;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let jobs = if is_deterministic { jobs.unwrap_or(cores).max(1) } else { 1 };
-        let mut rerun = Rerun { stored, machine, jobs, execution, snapshots, pool: None };
-        if is_deterministic && !rerun.stored.batch.is_empty() {
+        let mut rerun = Rerun { case, stored, machine, jobs, execution, snapshots, pool: None };
+        if is_deterministic && !rerun.case.batch.is_empty() {
             let pool = rerun.fresh()?;
-            check_snapshot(&pool, &rerun.stored)?;
+            let snapshot = pool.snapshot(rerun.case.schedule, rerun.case.epoch().leaks())?;
+            if let Some(stored) = rerun.stored.as_ref().filter(|_| is_own) {
+                warn_of_sibling(&snapshot, stored);
+            }
             rerun.pool = Some(pool);
         }
         Ok(rerun)
@@ -120,8 +213,7 @@ impl Rerun {
     /// Shows what needs no program: a boot, to its end.
     fn boot(&self, epoch: &Epoch) -> Result<EpochOutcome> {
         let dir = RunDir::new().context("cannot make a folder for running machines")?;
-        let (guest, limits, schedule) =
-            (&self.machine.config, Limits::default(), self.stored.record.schedule);
+        let (guest, limits, schedule) = (&self.machine.config, Limits::default(), self.case.schedule);
         if self.is_deterministic() {
             return Ok(det::run_from_power_on(guest, schedule, epoch, limits, dir.path()));
         }
@@ -132,43 +224,44 @@ impl Rerun {
     }
 }
 
-/// What a run showed of a finding.
-pub fn judge(outcome: &EpochOutcome, verdict: &Verdict) -> Showing {
-    match &outcome.end {
-        EpochEnd::Harness(why) | EpochEnd::Machine(why) => return Showing::Infrastructure(why.clone()),
-        EpochEnd::Done | EpochEnd::Kernel | EpochEnd::Deadline | EpochEnd::Lost(_) => {}
+fn finding(folder: &Path) -> Result<Stored> {
+    if !folder.join("verdict.yaml").exists() {
+        return Err(usage!("{} is no finding: it has no verdict.yaml", folder.display()));
     }
-    match oracle::judge(&outcome.console).into_iter().next() {
-        Some(report) if oracle::share_title(report.titles(), verdict.titles()) => {
-            Showing::Same(Box::new(report))
-        }
-        Some(report) => Showing::Other(Box::new(report)),
-        None => Showing::None,
+    findings::load(folder)
+}
+
+/// The machine of a finding, or that of programs, changed as asked for.
+fn recipe(stored: Option<&Stored>, elsewhere: &Elsewhere) -> MachineArgs {
+    let extra = |name: &str| stored.and_then(|stored| stored.record.provenance.extra.get(name));
+    let own = stored.map(|stored| stored.record.provenance.instance.clone());
+    let instance = elsewhere.instance.clone().or(own).unwrap_or_else(|| INSTANCE.to_owned());
+    let engine = match stored.map(|stored| stored.record.provenance.engine.as_str()) {
+        Some("det") => Engine::Det,
+        Some(_) => Engine::Par,
+        None => Engine::Auto,
+    };
+    let patches = extra("patches").map(String::as_str).unwrap_or_default();
+    MachineArgs {
+        instance,
+        linux: elsewhere.linux.clone().or(extra("linux").map(PathBuf::from)),
+        patch: patches.lines().map(PathBuf::from).chain(elsewhere.patch.iter().cloned()).collect(),
+        append: elsewhere.append.clone().or(extra("append").cloned()).unwrap_or_default(),
+        engine: elsewhere.engine.unwrap_or(engine),
+        accel: AccelChoice::Auto,
+        jobs: None,
     }
 }
 
 /// The very machine the finding was made on, else one made by the same recipe.
-fn machine_of(cache: &Cache, stored: &Stored) -> Result<Machine> {
+fn machine_of(cache: &Cache, stored: &Stored, recipe: &MachineArgs) -> Result<Machine> {
     let provenance = &stored.record.provenance;
     let key = provenance.artifacts.get("machine").context("provenance.yaml names no machine")?;
     match guest::recorded(cache, key) {
         Ok(machine) => Ok(machine),
         Err(why) => {
             eprintln!("machine {key} is not in the cache ({why:#}); building {} anew", provenance.instance);
-            let args = MachineArgs {
-                instance: provenance.instance.clone(),
-                linux: provenance.extra.get("linux").map(PathBuf::from),
-                patch: provenance
-                    .extra
-                    .get("patches")
-                    .map(|text| text.lines().map(PathBuf::from).collect())
-                    .unwrap_or_default(),
-                append: provenance.extra.get("append").cloned().unwrap_or_default(),
-                engine: Engine::Auto,
-                accel: AccelChoice::Auto,
-                jobs: None,
-            };
-            let machine = prepare::prepare(&args)?.machine;
+            let machine = prepare::prepare(recipe)?.machine;
             if machine.config.key != *key {
                 eprintln!(
                     "warning: the machine differs from the finding's ({} against {key})",
@@ -180,8 +273,7 @@ fn machine_of(cache: &Cache, stored: &Stored) -> Result<Machine> {
     }
 }
 
-fn check_snapshot(pool: &Pool, stored: &Stored) -> Result<()> {
-    let snapshot: Snapshot = pool.snapshot(stored.record.schedule, stored.epoch().leaks())?;
+fn warn_of_sibling(snapshot: &Snapshot, stored: &Stored) {
     let found = stored.record.provenance.snapshot.as_deref().unwrap_or("none");
     if snapshot.manifest.id != found {
         eprintln!(
@@ -190,5 +282,42 @@ fn check_snapshot(pool: &Pool, stored: &Stored) -> Result<()> {
             snapshot.manifest.id
         );
     }
-    Ok(())
+}
+
+/// What the rate behind `n_same` of `n_runs` may be, at 95 % confidence: Wilson's score interval.
+pub fn interval(n_same: u32, n_runs: u32) -> (f64, f64) {
+    const Z: f64 = 1.959_963_985;
+    if n_runs == 0 {
+        return (0.0, 1.0);
+    }
+    let n = f64::from(n_runs);
+    let rate = f64::from(n_same) / n;
+    let middle = rate + Z * Z / (2.0 * n);
+    let half = Z * (rate * (1.0 - rate) / n + Z * Z / (4.0 * n * n)).sqrt();
+    let scale = 1.0 + Z * Z / n;
+    (((middle - half) / scale).max(0.0), ((middle + half) / scale).min(1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_those_of_the_literature() {
+        // Newcombe, "Two-sided confidence intervals for the single proportion", Statistics in Medicine 17 (1998), table I,
+        // method 3.
+        for (n_same, n_runs, low, high) in [
+            (81, 263, 0.2553, 0.3662),
+            (15, 148, 0.0624, 0.1605),
+            (0, 20, 0.0, 0.1611),
+            (1, 29, 0.0061, 0.1718),
+        ] {
+            let found = interval(n_same, n_runs);
+            assert!(
+                (found.0 - low).abs() < 1e-4 && (found.1 - high).abs() < 1e-4,
+                "{n_same}/{n_runs}: {found:?}"
+            );
+        }
+        assert_eq!(interval(0, 0), (0.0, 1.0));
+    }
 }
