@@ -20,6 +20,7 @@ mod patch;
 mod paths;
 mod prepare;
 mod proc;
+mod prove;
 mod repro;
 mod rerun;
 mod run;
@@ -53,6 +54,8 @@ enum Command {
     Repro(repro::ReproArgs),
     /// Make a finding's program as small as still shows it.
     Minimize(minimize::MinimizeArgs),
+    /// Say whether a patch fixes a finding.
+    Prove(prove::ProveArgs),
     /// Everything CI runs: format, lints, tests, and guests with a real kernel.
     Test(test::TestArgs),
     /// Judge console or dmesg logs.
@@ -84,6 +87,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::Run(args) => run::run(&args),
         Command::Repro(args) => repro::run(&args),
         Command::Minimize(args) => minimize::run(&args),
+        Command::Prove(args) => prove::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Triage(args) => triage::run(&args),
         Command::Doctor(args) => doctor::run(args),
