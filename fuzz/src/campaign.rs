@@ -58,8 +58,8 @@ pub fn run(
     let end = end?;
     let status = campaign.status();
     stored::append_stats(&config.dir, &status)?;
-    let is_known = |note: &FindingNote| (config.known)(&note.title).is_some();
-    let (known, findings) = campaign.findings.notes().cloned().partition(is_known);
+    let (known, findings) =
+        campaign.findings.notes().cloned().partition(|note: &FindingNote| note.known.is_some());
     Ok(Summary { end, status, findings, known, phases: campaign.phases })
 }
 
@@ -311,7 +311,7 @@ impl<'a> Campaign<'a> {
     fn status(&self) -> Status {
         let secs = self.started.elapsed().as_secs_f64().max(1e-3);
         let (known, findings): (Vec<_>, Vec<_>) =
-            self.findings.notes().partition(|note| (self.config.known)(&note.title).is_some());
+            self.findings.notes().partition(|note| note.known.is_some());
         Status {
             elapsed_secs: self.elapsed().as_secs_f64(),
             execs: self.counters.execs,

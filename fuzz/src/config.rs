@@ -36,8 +36,8 @@ pub struct CampaignConfig<'a> {
     pub reduce: Reduce,
     /// Reads a console: `harness::oracle::judge`.
     pub judge: &'a dyn Fn(&[u8]) -> Vec<Report>,
-    /// Why a report of that title is no finding, where it is known to be none.
-    pub known: &'a dyn Fn(&str) -> Option<String>,
+    /// Why a report, in a console, is no finding, where it is known to be none.
+    pub known: &'a dyn Fn(&Report, &[u8]) -> Option<String>,
     /// Adds source lines to the report of a finding: `harness::symbolize::annotate`, where the caller has an image.
     pub annotate: &'a dyn Fn(&str) -> String,
 }

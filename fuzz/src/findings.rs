@@ -44,6 +44,8 @@ pub struct Evidence {
     pub console: Vec<u8>,
     /// The report as printed, or the end of the console where there is none; with source lines.
     pub excerpt: String,
+    /// Why it is no finding, where it is known to be none.
+    pub known: Option<String>,
     /// What ran, up to and including the program in flight; nothing where the boot itself shows it.
     pub batch: Vec<Program>,
     /// What it ran on.
@@ -130,6 +132,9 @@ pub struct Verdict {
     pub first_seen_secs: f64,
     /// Programs executed until then.
     pub execs: u64,
+    /// Why it is no finding, where it is known to be none.
+    #[serde(default)]
+    pub known: Option<String>,
 }
 
 impl Verdict {
@@ -217,9 +222,13 @@ impl Findings {
         Ok((findings, warnings))
     }
 
-    /// Index of the finding that has this title, or one of the others it goes by.
-    pub fn find(&self, report: &Report) -> Option<usize> {
-        let shares = |known: &Known| share_title(report.titles(), known.titles.iter().map(String::as_str));
+    /// Index of the finding that has this title, or one of the others it goes by. What is known to be harmless may have the
+    /// title of what is not.
+    pub fn find(&self, report: &Report, is_known: bool) -> Option<usize> {
+        let shares = |known: &Known| {
+            known.note.known.is_some() == is_known
+                && share_title(report.titles(), known.titles.iter().map(String::as_str))
+        };
         self.known.iter().position(shares)
     }
 
@@ -252,6 +261,7 @@ impl Findings {
             first_seen: evidence.first_seen,
             execs: evidence.execs,
             n_programs: evidence.batch.len(),
+            known: evidence.known.clone(),
         };
         self.known.push(Known { note, titles });
         Ok(self.known.len() - 1)
@@ -292,6 +302,7 @@ impl Known {
             first_seen: Duration::try_from_secs_f64(verdict.first_seen_secs).unwrap_or_default(),
             execs: verdict.execs,
             n_programs: stored.batch.len(),
+            known: verdict.known.clone(),
         };
         Known { note, titles }
     }
@@ -315,6 +326,7 @@ pub fn store(evidence: &Evidence, dir: &Path) -> Result<()> {
         end: evidence.end.clone(),
         first_seen_secs: evidence.first_seen.as_secs_f64(),
         execs: evidence.execs,
+        known: evidence.known.clone(),
     };
     disk::write_dir(dir, |temporary| {
         let batch = temporary.join(BATCH);
@@ -385,6 +397,7 @@ mod tests {
         let first_seen = Duration::from_millis(1500);
         Evidence {
             excerpt: report::excerpt(&report, &console, &str::to_owned),
+            known: None,
             report,
             end: "kernel".into(),
             console,
@@ -400,7 +413,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut findings, _) = Findings::open(dir.path()).unwrap();
         let first = evidence("KASAN: use-after-free Read in shrink_slab");
-        assert_eq!(findings.find(&first.report), None);
+        assert_eq!(findings.find(&first.report, false), None);
         findings.add(&first).unwrap();
         findings.add(&evidence("INFO: task hung in shrinker_free")).unwrap();
         assert_eq!(findings.note(0).dir, dir.path().join("1-kasan-use-after-free-read-in-shrink-slab"));
@@ -409,7 +422,7 @@ mod tests {
         assert_eq!(warnings, [""; 0]);
         let other_name =
             Report { title: "INFO: task hung in shrinker_free, otherwise".into(), ..Report::default() };
-        assert_eq!(findings.find(&other_name), Some(1));
+        assert_eq!(findings.find(&other_name, false), Some(1));
         let stored = load(&findings.note(0).dir).unwrap();
         assert_eq!(stored.batch, first.batch);
         assert_eq!(stored.console, first.console);
@@ -446,8 +459,8 @@ mod tests {
         let triaged = &oracle::judge(&stored.console)[0];
         assert_eq!(triaged.title, "KASAN: slab-use-after-free Read in shrink_slab");
         assert_eq!(stored.verdict.title, triaged.title);
-        assert_eq!(findings.find(triaged), Some(0));
-        assert_eq!(findings.find(&first.report), Some(0));
+        assert_eq!(findings.find(triaged, false), Some(0));
+        assert_eq!(findings.find(&first.report, false), Some(0));
     }
 
     #[test]

@@ -13,8 +13,8 @@ pub enum Event {
     Status(Status),
     /// A title not seen before in this campaign; its folder is there.
     NewFinding(FindingNote),
-    /// The same, of a title that is known to be harmless, and why.
-    Known(FindingNote, String),
+    /// The same, of what is known to be harmless.
+    Known(FindingNote),
     /// The batch of a finding was reduced to so many programs; its folder was replaced.
     Reduced(FindingNote),
     /// An epoch failed for a reason that is not the kernel's.
@@ -74,6 +74,8 @@ pub struct FindingNote {
     pub execs: u64,
     /// Programs in its batch.
     pub n_programs: usize,
+    /// Why it is no finding, where it is known to be none.
+    pub known: Option<String>,
 }
 
 /// Why a campaign ended.

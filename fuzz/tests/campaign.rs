@@ -44,7 +44,7 @@ fn config(dir: &Path, seed: u64, execs_max: u64) -> CampaignConfig<'static> {
         walk_prob: 0.2,
         reduce: Reduce::Batch,
         judge: &judge,
-        known: &|_: &str| None,
+        known: &|_, _| None,
         annotate: &|text: &str| text.to_owned(),
     }
 }
@@ -108,7 +108,7 @@ fn every_planted_bug_is_found_once_and_reduced_to_one_program() {
 #[test]
 fn what_is_known_to_be_harmless_is_kept_and_is_no_finding() {
     let dir = tempfile::tempdir().unwrap();
-    let known = |title: &str| (title == RACE).then(|| "of old".to_owned());
+    let known = |report: &Report, _: &[u8]| (report.title == RACE).then(|| "of old".to_owned());
     let (summary, events) = fuzz(&CampaignConfig { known: &known, ..config(dir.path(), 1, 6_000) });
     assert_eq!(titles(&summary), BTreeSet::from([HANG, LEAK]));
     let [note] = summary.known.as_slice() else { panic!("{:?}", summary.known) };
@@ -116,8 +116,15 @@ fn what_is_known_to_be_harmless_is_kept_and_is_no_finding() {
     assert!(note.count > 1, "repeats are counted");
     assert_eq!(findings::load(&note.dir).unwrap().verdict.title, RACE);
     assert_eq!((summary.status.findings, summary.status.known), (2, 1));
-    let told = events.iter().filter(|event| matches!(event, Event::Known(_, why) if why == "of old")).count();
-    assert_eq!(told, 1);
+    let told = events
+        .iter()
+        .filter(|event| matches!(event, Event::Known(note) if note.known.as_deref() == Some("of old")));
+    assert_eq!(told.count(), 1);
+    // Found again when it is read back.
+    let (findings, _) = findings::Findings::open(&dir.path().join("findings")).unwrap();
+    let race = Report { title: RACE.into(), ..Report::default() };
+    assert!(findings.find(&race, true).is_some());
+    assert_eq!(findings.find(&race, false), None, "one that is not known would be news");
 }
 
 #[test]
@@ -297,7 +304,7 @@ fn a_report_behind_one_that_is_known_is_found() {
         let known = Report { title: "of old".into(), ..Report::default() };
         if console.is_empty() { Vec::new() } else { [vec![known], judge(console)].concat() }
     };
-    let known = |title: &str| (title == "of old").then(|| "why".to_owned());
+    let known = |report: &Report, _: &[u8]| (report.title == "of old").then(|| "why".to_owned());
     let config = CampaignConfig { judge: &judge, known: &known, ..config(dir.path(), 1, 6_000) };
     let (summary, _) = fuzz(&config);
     assert!(titles(&summary).is_superset(&BTreeSet::from([HANG, RACE])), "{:?}", titles(&summary));

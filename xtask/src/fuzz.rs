@@ -14,6 +14,7 @@ use std::{
 use ::fuzz::{
     config::{BatchSize, CampaignConfig, LeakScan, Reduce},
     guests::{Guests, Provenance},
+    report,
     status::{CampaignEnd, Event, Summary},
 };
 use abi::layout::canary;
@@ -23,7 +24,7 @@ use harness::{
     epoch::{Epoch, EpochOutcome},
     guest::{Execution, Leaks},
     machine::MachineError,
-    oracle,
+    oracle::{self, Report},
     pool::Pool,
     program::Schedule,
     symbolize::{self, Symbolizer},
@@ -32,7 +33,8 @@ use harness::{
 use crate::{
     exit::{Exit, Outcome},
     guest::Machine,
-    known, paths,
+    known::{self, Known},
+    paths,
     prepare::{self, MachineArgs, Prepared},
     usage,
 };
@@ -166,8 +168,16 @@ pub fn campaign(
         None => text.to_owned(),
     };
     let known = known::load(&prepared.machine.recipe.instance)?;
-    let why_known =
-        |title: &str| known.iter().find(|known| known.title == title).map(|known| known.why.clone());
+    let why_known = |report: &Report, console: &[u8]| {
+        let of_title = known.iter().filter(|known| known.title == report.title);
+        let mut text = None;
+        let mut holds = |known: &&Known| {
+            known.contains.iter().all(|part| {
+                text.get_or_insert_with(|| report::excerpt(report, console, &annotate)).contains(part)
+            })
+        };
+        of_title.filter(|known| holds(known)).map(|known| known.why.clone()).next()
+    };
     let replays = prepared.execution == Execution::Deterministic;
     let config = CampaignConfig {
         dir: plan.dir,
@@ -276,7 +286,12 @@ fn print_event(event: Event) {
     match event {
         Event::Status(status) => println!("{status}"),
         Event::NewFinding(note) => println!("FINDING {} -> {}", note.title, note.dir.display()),
-        Event::Known(note, why) => println!("known: {} ({why}) -> {}", note.title, note.dir.display()),
+        Event::Known(note) => println!(
+            "known: {} ({}) -> {}",
+            note.title,
+            note.known.as_deref().unwrap_or_default(),
+            note.dir.display()
+        ),
         Event::Reduced(note) => {
             println!("reduced to {} program(s): {} -> {}", note.n_programs, note.title, note.dir.display());
         }

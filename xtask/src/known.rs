@@ -20,6 +20,9 @@ struct File {
 pub struct Known {
     /// The oracle's title.
     pub title: String,
+    /// What the report, with source lines, has in it: another with this title is a finding.
+    #[serde(default)]
+    pub contains: Vec<String>,
     /// Instances whose kernels print it.
     pub instances: Vec<String>,
     /// Why it is harmless.

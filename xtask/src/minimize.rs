@@ -230,6 +230,7 @@ impl Search {
             end: verdict.end.clone(),
             console: outcome.console,
             excerpt,
+            known: verdict.known.clone(),
             record: findings::Record {
                 in_flight: record.in_flight.map(|_| batch.len() - 1),
                 confirmed: true,

@@ -79,7 +79,7 @@ impl Campaign<'_> {
         if job.purpose == Purpose::Reduce {
             return self.digest_reduction(job, outcome, reports, guests);
         }
-        let class = classify(&outcome.end, self.unknown_first(reports));
+        let class = classify(&outcome.end, self.unknown_first(reports, &outcome.console));
         self.in_guest += outcome.in_guest;
         self.infrastructure_in_a_row =
             if class == Class::Infrastructure { self.infrastructure_in_a_row + 1 } else { 0 };
@@ -114,10 +114,12 @@ impl Campaign<'_> {
     /// What the kernel complained of before any program ran is a finding without a batch.
     fn digest_boot(&mut self, job: &Job, outcome: &EpochOutcome, guests: &mut dyn Guests) -> Result<()> {
         let reports = (self.config.judge)(&outcome.boot);
-        let Some(report) = self.unknown_first(reports).into_iter().next() else { return Ok(()) };
+        let Some(report) = self.unknown_first(reports, &outcome.boot).into_iter().next() else {
+            return Ok(());
+        };
         self.no_boot = matches!(outcome.end, EpochEnd::Machine(_));
-        if let Some(known) = self.findings.find(&report) {
-            self.findings.repeat(known);
+        if let Some(seen) = self.findings.find(&report, self.is_known(&report, &outcome.boot)) {
+            self.findings.repeat(seen);
             return Ok(());
         }
         let boot = EpochOutcome { console: outcome.boot.clone(), in_flight: None, ..outcome.clone() };
@@ -128,9 +130,13 @@ impl Campaign<'_> {
     }
 
     /// Puts reports that are known to be harmless behind the others: the first is what counts.
-    fn unknown_first(&self, mut reports: Vec<Report>) -> Vec<Report> {
-        reports.sort_by_key(|report| (self.config.known)(&report.title).is_some());
+    fn unknown_first(&self, mut reports: Vec<Report>, console: &[u8]) -> Vec<Report> {
+        reports.sort_by_cached_key(|report| self.is_known(report, console));
         reports
+    }
+
+    fn is_known(&self, report: &Report, console: &[u8]) -> bool {
+        (self.config.known)(report, console).is_some()
     }
 
     /// Learns from every program that ran to its end.
@@ -164,8 +170,8 @@ impl Campaign<'_> {
         report: Report,
         guests: &mut dyn Guests,
     ) -> Result<()> {
-        if let Some(known) = self.findings.find(&report) {
-            self.findings.repeat(known);
+        if let Some(seen) = self.findings.find(&report, self.is_known(&report, &outcome.console)) {
+            self.findings.repeat(seen);
             return Ok(());
         }
         let evidence = self.evidence(job, outcome, report, guests);
@@ -177,8 +183,8 @@ impl Campaign<'_> {
         let finding = self.findings.add(&evidence)?;
         self.save()?;
         let note = self.findings.note(finding).clone();
-        if let Some(why) = (self.config.known)(&note.title) {
-            (self.events)(Event::Known(note, why));
+        if note.known.is_some() {
+            (self.events)(Event::Known(note));
             return Ok(());
         }
         (self.events)(Event::NewFinding(note));
@@ -215,11 +221,13 @@ impl Campaign<'_> {
         };
         let (end, console) = (end_text(&outcome.end), outcome.console.clone());
         let excerpt = report::excerpt(&report, &console, self.config.annotate);
+        let known = (self.config.known)(&report, &console);
         Evidence {
             report,
             end,
             console,
             excerpt,
+            known,
             batch,
             record,
             first_seen: self.elapsed(),
@@ -243,7 +251,7 @@ impl Campaign<'_> {
             _ => reports,
         };
         // Only the first report: the finding's title is what its console is triaged as.
-        let same = reports.first().filter(|report| self.findings.find(report) == Some(finding));
+        let same = reports.first().filter(|report| self.findings.find(report, false) == Some(finding));
         let shown = if same.is_some() { Shown::Same } else { Shown::Other };
         if !reducing.search.learn(shown) {
             // Something new may have come up all the same.
