@@ -292,8 +292,8 @@ fn print_mail(proof: &Proof, rerun: &Rerun) {
         recipe.instance, before.same, before.runs
     );
     println!("  {title}");
-    println!("With the patch: 0 of {} runs. Were it as frequent as before, no run of", after.runs);
-    println!("these showing it would have a chance of at most {:.0} %.", doubt(proof) * 100.0);
+    println!("With the patch: 0 of {} runs. Were it as frequent as before, the chance of", after.runs);
+    println!("that would be below {:.2} %.", (doubt(proof) * 100.0).max(0.01));
 }
 
 /// The chance that nothing shows in the runs with the patch although nothing is mended.
