@@ -45,8 +45,6 @@ pub struct CampaignConfig<'a> {
 /// Which epochs end with a scan for leaked memory. Such an epoch is dear: its guest keeps track of every allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeakScan {
-    /// None.
-    Never,
     /// Every one.
     Every,
     /// Those that run programs of the corpus once more, so many at a time. Whoever lost memory in a way that others do not has

@@ -21,6 +21,7 @@ use crate::{chooser::Choice, walk::is_worth};
 const ALLOCATIONS_MAX: u32 = 64;
 /// Variants whose answer is waited for; of older ones none came, because the kernel died.
 const UNDER_WAY_MAX: usize = 256;
+
 /// What tells ops apart here: the kind, and the arguments that are choices and not numbers.
 type Form = (u8, Vec<u32>);
 

@@ -25,8 +25,7 @@ const DELAYS_US: [u32; 4] = [3, 15, 60, 200];
 const DELAYS: [u8; 4] = [kind::PREEMPT, kind::SLEEP, kind::SPIN, kind::YIELD];
 
 /// One kind of step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug)]
 enum Pass {
     Threads,
     /// Index into [`RUNS`].

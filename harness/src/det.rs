@@ -157,12 +157,8 @@ fn take_snapshot(
     let uri = format!("exec:cat > '{}'", state_path.display().to_string().replace('\'', "'\\''"));
     machine.qmp.migrate("migrate", &uri, STATE_LIMIT).map_err(|e| machine.qmp_error(e))?;
     machine.kill();
-    let io = |what: &Path| {
-        let what = what.display().to_string();
-        move |error| MachineError::io(what, error)
-    };
     let log = dir.join(BOOT_LOG);
-    fs::write(&log, machine.console.take()).map_err(io(&log))?;
+    fs::write(&log, machine.console.take()).map_err(|e| MachineError::io(log.display().to_string(), e))?;
     forget_shm_address(&state_path).map_err(|e| MachineError::io(state_path.display().to_string(), e))?;
     let id = hash_files(dir, guest.numa_nodes).map_err(|e| MachineError::io("hash the snapshot", e))?;
     let _ = fs::remove_dir_all(run_dir);

@@ -161,12 +161,7 @@ pub fn campaign(
 ) -> Result<Summary> {
     let mut guests = PoolGuests { pool: prepared.pool()?, machine: prepared.machine.clone() };
     let judge = |console: &[u8]| oracle::judge(console);
-    // Opened at the first finding: a campaign without one needs no symbols.
-    let symbolizer = std::cell::OnceCell::new();
-    let annotate = |text: &str| match symbolizer.get_or_init(|| symbols(&prepared.machine)) {
-        Some(symbolizer) => symbolize::annotate(text, symbolizer),
-        None => text.to_owned(),
-    };
+    let annotate = annotator(&prepared.machine);
     let known = known::load(&prepared.machine.recipe.instance)?;
     let why_known = |report: &Report, console: &[u8]| {
         let of_title = known.iter().filter(|known| known.title == report.title);
@@ -201,8 +196,17 @@ pub fn campaign(
     ::fuzz::run(config, &mut guests, events)
 }
 
+/// Adds source lines to reports of a machine. Its symbols are opened at the first: a campaign without one needs none.
+pub fn annotator(machine: &Machine) -> impl Fn(&str) -> String {
+    let symbolizer = std::cell::OnceCell::new();
+    move |text| match symbolizer.get_or_init(|| symbols(machine)) {
+        Some(symbolizer) => symbolize::annotate(text, symbolizer),
+        None => text.to_owned(),
+    }
+}
+
 /// Symbols of a machine, if its kernel has any.
-pub fn symbols(machine: &Machine) -> Option<Symbolizer> {
+fn symbols(machine: &Machine) -> Option<Symbolizer> {
     Symbolizer::new(&machine.vmlinux, &machine.modules, paths::symbols().as_deref())
         .inspect_err(|error| eprintln!("warning: reports have no source lines: {error}"))
         .ok()

@@ -17,25 +17,22 @@ use harness::{
     epoch::{Epoch, EpochOutcome},
     oracle::Report,
     program::Program,
-    symbolize,
 };
 use serde::Serialize;
 
 use crate::{
     exit::{Exit, Outcome},
     fuzz,
-    rerun::{Elsewhere, Rerun, Showing},
+    rerun::{self, Elsewhere, Rerun, Showing},
     usage,
 };
 
 /// Name of the search's state in the finding's folder.
 const STATE: &str = "minimize.yaml";
 /// Runs that measure how often a finding shows, where runs differ.
-const RATE_RUNS: usize = 8;
-/// Chance that a program is thought not to show the finding although it does, where runs differ.
-const MISS: f64 = 0.05;
+const RATE_RUNS: u32 = 8;
 /// Runs of one program at most, where runs differ.
-const TRIES_MAX: usize = 20;
+const TRIES_MAX: u32 = 20;
 
 /// Options of `minimize`.
 #[derive(Debug, Args)]
@@ -68,7 +65,7 @@ struct Search {
     /// Programs of the batch that run before the one that is made smaller.
     before: Vec<Program>,
     /// Runs of one program, until the finding shows.
-    n_tries: usize,
+    n_tries: u32,
 }
 
 /// Runs the subcommand. Exit code 2: minimised; 0: the finding does not show.
@@ -102,9 +99,15 @@ pub fn run(args: &MinimizeArgs) -> Outcome {
             break;
         }
         let programs: Vec<Program> = candidates.iter().map(|candidate| candidate.program.clone()).collect();
-        let shown = search.shown(&programs)?.into_iter();
-        let shown: Vec<Shown> =
-            shown.map(|seen| if seen.is_some() { Shown::Same } else { Shown::Other }).collect();
+        let mut shown = Vec::new();
+        for programs in programs.chunks(search.rerun.jobs) {
+            let seen = search.shown(programs)?.into_iter();
+            shown.extend(seen.map(|seen| if seen.is_some() { Shown::Same } else { Shown::Other }));
+            // The first that shows it is the one to take; those behind it need no run.
+            if shown.contains(&Shown::Same) {
+                break;
+            }
+        }
         if minimizer.learn(&candidates, &shown) {
             eprintln!("{}", minimizer.progress());
         }
@@ -160,9 +163,9 @@ impl Search {
     /// Whether the finding shows at all, and how often a program has to be run to be sure of it.
     fn measure(&mut self) -> Result<bool> {
         let n_runs = if self.rerun.is_deterministic() { 1 } else { RATE_RUNS };
-        let epochs = vec![self.stored.epoch(); n_runs];
-        let n_same = self.seen(&epochs)?.iter().flatten().count();
-        self.n_tries = n_tries(n_same, n_runs);
+        let epochs = vec![self.rerun.case.epoch(); n_runs as usize];
+        let n_same = self.seen(&epochs)?.iter().flatten().count() as u32;
+        self.n_tries = rerun::runs_needed(f64::from(n_same) / f64::from(n_runs), TRIES_MAX);
         Ok(n_same > 0)
     }
 
@@ -190,7 +193,7 @@ impl Search {
 
     fn epoch(&self, program: &Program) -> Epoch {
         let programs = self.before.iter().chain([program]).cloned().collect();
-        Epoch { programs, ..self.stored.epoch() }
+        Epoch { programs, ..self.rerun.case.epoch() }
     }
 
     fn seen(&mut self, epochs: &[Epoch]) -> Result<Vec<Seen>> {
@@ -216,11 +219,7 @@ impl Search {
         size: Minimized,
     ) -> Evidence {
         let (verdict, record) = (&self.stored.verdict, self.stored.record.clone());
-        let symbolizer = fuzz::symbols(&self.rerun.machine);
-        let annotate = |text: &str| match &symbolizer {
-            Some(symbolizer) => symbolize::annotate(text, symbolizer),
-            None => text.to_owned(),
-        };
+        let annotate = fuzz::annotator(&self.rerun.machine);
         let excerpt = report::excerpt(&report, &outcome.console, &annotate);
         // What it was found by is another name of it.
         report.add_titles(verdict.titles().map(str::to_owned));
@@ -241,26 +240,5 @@ impl Search {
             first_seen: std::time::Duration::try_from_secs_f64(verdict.first_seen_secs).unwrap_or_default(),
             execs: verdict.execs,
         }
-    }
-}
-
-/// Runs after which a program that shows the finding as often as `n_same` of `n_runs` is missed with a chance of [`MISS`].
-fn n_tries(n_same: usize, n_runs: usize) -> usize {
-    let rate = n_same as f64 / n_runs.max(1) as f64;
-    if rate >= 1.0 {
-        return 1;
-    }
-    let n = MISS.ln() / (1.0 - rate.max(1e-3)).ln();
-    (n.ceil() as usize).clamp(1, TRIES_MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_rarer_a_finding_shows_the_more_often_a_program_is_run() {
-        assert_eq!((n_tries(8, 8), n_tries(4, 8), n_tries(1, 8)), (1, 5, 20));
-        assert_eq!((n_tries(1, 1), n_tries(0, 8)), (1, TRIES_MAX));
     }
 }

@@ -27,6 +27,9 @@ use crate::{
     tools::Need,
 };
 
+/// The instance to use when none is named.
+pub const INSTANCE: &str = "kasan-6.12";
+
 /// Which engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Engine {
@@ -42,7 +45,7 @@ pub enum Engine {
 #[derive(Clone, Debug, Args)]
 pub struct MachineArgs {
     /// Kernel instance of kconfigs/matrix.yaml
-    #[arg(long, default_value = "kasan-6.12")]
+    #[arg(long, default_value = INSTANCE)]
     pub instance: String,
     /// Kernel tree to build in place of the instance's own source; never modified
     #[arg(long, value_name = "DIR")]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A finding run again, on the machine it was made on or another, or a program; each run in a fresh guest. What `repro` and
-//! `minimize` share.
+//! A finding run again, on the machine it was made on or another, or a program; each run in a fresh guest. What `repro`,
+//! `minimize` and `prove` share.
 
 use std::{
     path::{Path, PathBuf},
@@ -31,8 +31,6 @@ use crate::{
 
 /// Longest wall time one run may take, waiting for its turn included.
 const RUN_LIMIT: Duration = Duration::from_secs(900);
-/// What a program runs on when nothing is said.
-const INSTANCE: &str = "kasan-6.12";
 
 /// Another machine than the finding's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
@@ -235,7 +233,7 @@ fn finding(folder: &Path) -> Result<Stored> {
 fn recipe(stored: Option<&Stored>, elsewhere: &Elsewhere) -> MachineArgs {
     let extra = |name: &str| stored.and_then(|stored| stored.record.provenance.extra.get(name));
     let own = stored.map(|stored| stored.record.provenance.instance.clone());
-    let instance = elsewhere.instance.clone().or(own).unwrap_or_else(|| INSTANCE.to_owned());
+    let instance = elsewhere.instance.clone().or(own).unwrap_or_else(|| prepare::INSTANCE.to_owned());
     let engine = match stored.map(|stored| stored.record.provenance.engine.as_str()) {
         Some("det") => Engine::Det,
         Some(_) => Engine::Par,
@@ -284,6 +282,13 @@ fn warn_of_sibling(snapshot: &Snapshot, stored: &Stored) {
     }
 }
 
+/// Runs of which all miss a bug of that rate with a chance of 5 %, at most `max`.
+pub fn runs_needed(rate: f64, max: u32) -> u32 {
+    const MISS: f64 = 0.05;
+    let n = MISS.ln() / (1.0 - rate.clamp(1e-3, 0.999)).ln();
+    (n.ceil() as u32).clamp(1, max)
+}
+
 /// What the rate behind `n_same` of `n_runs` may be, at 95 % confidence: Wilson's score interval.
 pub fn interval(n_same: u32, n_runs: u32) -> (f64, f64) {
     const Z: f64 = 1.959_963_985;
@@ -319,5 +324,11 @@ mod tests {
             );
         }
         assert_eq!(interval(0, 0), (0.0, 1.0));
+    }
+
+    #[test]
+    fn the_rarer_the_bug_the_more_runs_it_takes() {
+        let runs = [1.0, 0.84, 0.5, 0.1, 0.0].map(|rate| runs_needed(rate, 400));
+        assert_eq!(runs, [1, 2, 5, 29, 400]);
     }
 }

@@ -117,8 +117,10 @@ impl Campaign<'_> {
         let Some(report) = self.unknown_first(reports, &outcome.boot).into_iter().next() else {
             return Ok(());
         };
-        self.no_boot = matches!(outcome.end, EpochEnd::Machine(_));
-        if let Some(seen) = self.findings.find(&report, self.is_known(&report, &outcome.boot)) {
+        let is_known = self.is_known(&report, &outcome.boot);
+        // What is known to be harmless does not explain a guest that is not there.
+        self.no_boot = !is_known && matches!(outcome.end, EpochEnd::Machine(_));
+        if let Some(seen) = self.findings.find(&report, is_known) {
             self.findings.repeat(seen);
             return Ok(());
         }

@@ -26,11 +26,8 @@ use crate::{
     accel::AccelChoice,
     exit::{self, Exit, Outcome},
     paths,
-    prepare::{self, Engine, MachineArgs, Prepared},
+    prepare::{self, Engine, INSTANCE, MachineArgs, Prepared},
 };
-
-/// The kernel that guests run.
-const INSTANCE: &str = "kasan-6.12";
 
 /// Options of `test`.
 #[derive(Debug, clap::Args)]
