@@ -18,16 +18,17 @@ use harness::{epoch::Epoch, program::Program};
 use libafl_bolts::rands::StdRand;
 
 mod answer;
+mod reducing;
 
+use self::reducing::Reducing;
 use crate::{
     batches::{Batches, Pace, Waiting},
     chooser::{Choice, Chooser},
     config::{CampaignConfig, INFRASTRUCTURE_IN_A_ROW_MAX, LeakScan},
     corpus::{CorpusDir, SEEDS},
     disk,
-    findings::{Evidence, Findings},
+    findings::Findings,
     guests::Guests,
-    reduce::Reduction,
     status::{CampaignEnd, Event, FindingNote, Status, Summary},
     stored::{self, Counters, State},
 };
@@ -75,7 +76,7 @@ struct Campaign<'a> {
     under_way: VecDeque<Job>,
     /// Epochs to submit before anything new.
     retries: VecDeque<Job>,
-    /// Findings whose batch is being reduced; the first is at work.
+    /// Findings that are being made smaller; the first is at work.
     reducing: VecDeque<Reducing>,
     /// Figures of earlier calls and this one; the time is that of earlier calls.
     counters: Counters,
@@ -111,16 +112,8 @@ enum Purpose {
     Leaks,
     /// Programs whose epoch was lost.
     Retry,
-    /// Part of the batch of the finding that is being reduced.
-    Reduce,
-}
-
-/// A finding whose batch is being reduced.
-struct Reducing {
-    finding: usize,
-    evidence: Evidence,
-    search: Reduction,
-    is_under_way: bool,
+    /// A smaller form of the finding that is being reduced, in such a round of the search.
+    Reduce(u64),
 }
 
 impl<'a> Campaign<'a> {
@@ -178,6 +171,7 @@ impl<'a> Campaign<'a> {
             config,
             events,
         };
+        campaign.take_up_reductions();
         campaign.phase("load", started);
         Ok(campaign)
     }
@@ -189,7 +183,7 @@ impl<'a> Campaign<'a> {
             }
             let choosing = Instant::now();
             while self.under_way.len() < 2 * self.config.jobs {
-                let job = self.next_job()?;
+                let Some(job) = self.next_job()? else { break };
                 let programs = job.programs.iter().map(|waiting| waiting.choice.program.clone()).collect();
                 let (canary, leak_scan) = (self.config.canary, job.leak_scan);
                 guests.submit(Epoch { programs, canary, leak_scan, ..Epoch::default() })?;
@@ -224,21 +218,25 @@ impl<'a> Campaign<'a> {
         }
     }
 
-    fn next_job(&mut self) -> Result<Job> {
+    /// What to submit next; none while a finding is made smaller and its runs are awaited.
+    fn next_job(&mut self) -> Result<Option<Job>> {
         if let Some(job) = self.retries.pop_front() {
-            return Ok(job);
+            return Ok(Some(job));
         }
-        if let Some(job) = self.next_reduction() {
-            return Ok(job);
+        if let Some(job) = self.next_reduction()? {
+            return Ok(Some(job));
+        }
+        if !self.reducing.is_empty() {
+            return Ok(None);
         }
         if let Some(programs) = self.next_leak_scan() {
-            return Ok(Job { purpose: Purpose::Leaks, programs, leak_scan: true });
+            return Ok(Some(Job { purpose: Purpose::Leaks, programs, leak_scan: true }));
         }
         loop {
             if let Some(programs) = self.batches.take(self.pace.n_programs()) {
                 self.since_scan += 1;
                 let leak_scan = self.config.leak_scan == LeakScan::Every;
-                return Ok(Job { purpose: Purpose::Fuzz, programs, leak_scan });
+                return Ok(Some(Job { purpose: Purpose::Fuzz, programs, leak_scan }));
             }
             let choice = self.chooser.choose()?;
             self.batches.push(choice);
@@ -260,27 +258,6 @@ impl<'a> Campaign<'a> {
             Waiting { choice: Choice { program, parent: None }, n_stuck: 0 }
         });
         Some(programs.collect())
-    }
-
-    /// The next epoch of the reduction at work; those that are over are dropped.
-    fn next_reduction(&mut self) -> Option<Job> {
-        while let Some(reducing) = self.reducing.front_mut() {
-            if reducing.is_under_way {
-                return None;
-            }
-            let Some(candidate) = reducing.search.candidate() else {
-                self.reducing.pop_front();
-                continue;
-            };
-            reducing.is_under_way = true;
-            let programs = candidate.iter().map(|&idx| {
-                let choice = Choice { program: reducing.evidence.batch[idx].clone(), parent: None };
-                Waiting { choice, n_stuck: 0 }
-            });
-            let (programs, leak_scan) = (programs.collect(), reducing.evidence.record.leak_scan);
-            return Some(Job { purpose: Purpose::Reduce, programs, leak_scan });
-        }
-        None
     }
 
     fn tick(&mut self) -> Result<()> {

@@ -32,7 +32,7 @@ pub struct CampaignConfig<'a> {
     pub leak_scan: LeakScan,
     /// Share of programs that come from walking the schedules of promising ones; 0: none.
     pub walk_prob: f64,
-    /// Whether a new finding's batch is rerun in part, to keep only the programs it takes.
+    /// How far a new finding is made smaller.
     pub reduce: Reduce,
     /// Reads a console: `harness::oracle::judge`.
     pub judge: &'a dyn Fn(&[u8]) -> Vec<Report>,
@@ -61,10 +61,12 @@ pub enum BatchSize {
     Aim(Duration),
 }
 
-/// Whether the batch of a new finding is reduced.
+/// How far a new finding is made smaller. Nothing else runs meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reduce {
-    /// Rerun parts of it until the smallest is known that still shows the title.
+    /// Rerun parts of its batch until the smallest is known that still shows the title, then its program with ever less in it.
+    Program,
+    /// Only the batch.
     Batch,
     /// Keep the batch as it ran.
     Never,

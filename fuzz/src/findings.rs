@@ -57,6 +57,37 @@ pub struct Evidence {
 }
 
 impl Evidence {
+    /// What was stored, to go on with.
+    pub fn of_stored(
+        stored: Stored,
+        judge: &dyn Fn(&[u8]) -> Vec<Report>,
+        annotate: &dyn Fn(&str) -> String,
+    ) -> Evidence {
+        let Stored { verdict, record, batch, console } = stored;
+        let mut report = judge(&console).into_iter().next().unwrap_or_else(|| Report {
+            title: verdict.title.clone(),
+            corrupted: verdict.corrupted.clone(),
+            ..Report::default()
+        });
+        report.add_titles(verdict.titles().map(str::to_owned).collect::<Vec<_>>());
+        Evidence {
+            excerpt: report::excerpt(&report, &console, annotate),
+            report,
+            end: verdict.end,
+            console,
+            known: verdict.known,
+            batch,
+            record,
+            first_seen: Duration::try_from_secs_f64(verdict.first_seen_secs).unwrap_or_default(),
+            execs: verdict.execs,
+        }
+    }
+
+    /// Index of the program in flight, or of the last one, where all of them had ended; 0 where there is none.
+    pub fn last(&self) -> usize {
+        self.record.in_flight.unwrap_or(self.batch.len().saturating_sub(1))
+    }
+
     /// The program to look at: the one in flight, or the only one.
     pub fn program(&self) -> Option<&Program> {
         match self.record.in_flight {
@@ -107,6 +138,9 @@ pub struct Minimized {
     pub batch: usize,
     /// Runs that it took.
     pub runs: u64,
+    /// Nothing smaller shows the finding, or enough was tried.
+    #[serde(default)]
+    pub finished: bool,
 }
 
 /// `verdict.yaml`.
@@ -261,6 +295,7 @@ impl Findings {
             first_seen: evidence.first_seen,
             execs: evidence.execs,
             n_programs: evidence.batch.len(),
+            n_ops: evidence.batch.last().map_or(0, Program::n_ops),
             known: evidence.known.clone(),
         };
         self.known.push(Known { note, titles });
@@ -275,6 +310,7 @@ impl Findings {
         let known = &mut self.known[idx];
         store(evidence, &known.note.dir)?;
         known.note.n_programs = evidence.batch.len();
+        known.note.n_ops = evidence.batch.last().map_or(0, Program::n_ops);
         known.note.title.clone_from(&evidence.report.title);
         known.titles = evidence.report.titles().map(str::to_owned).collect();
         Ok(())
@@ -302,6 +338,7 @@ impl Known {
             first_seen: Duration::try_from_secs_f64(verdict.first_seen_secs).unwrap_or_default(),
             execs: verdict.execs,
             n_programs: stored.batch.len(),
+            n_ops: stored.batch.last().map_or(0, Program::n_ops),
             known: verdict.known.clone(),
         };
         Known { note, titles }

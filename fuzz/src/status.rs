@@ -17,6 +17,8 @@ pub enum Event {
     Known(FindingNote),
     /// The batch of a finding was reduced to so many programs; its folder was replaced.
     Reduced(FindingNote),
+    /// The program of a finding was made as small as it becomes.
+    Minimized(FindingNote),
     /// An epoch failed for a reason that is not the kernel's.
     Infrastructure {
         /// How it ended.
@@ -74,6 +76,8 @@ pub struct FindingNote {
     pub execs: u64,
     /// Programs in its batch.
     pub n_programs: usize,
+    /// Ops of the last of them.
+    pub n_ops: usize,
     /// Why it is no finding, where it is known to be none.
     pub known: Option<String>,
 }

@@ -106,6 +106,35 @@ fn every_planted_bug_is_found_once_and_reduced_to_one_program() {
 }
 
 #[test]
+fn programs_are_minimised_and_a_killed_campaign_goes_on_with_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = CampaignConfig { reduce: Reduce::Program, ..config(dir.path(), 1, 6_000) };
+    // The first finding is at work when it is killed.
+    let mut guests = FakeGuests::new(|n| if n == 30 { Trouble::Kill } else { Trouble::None });
+    catch_unwind(AssertUnwindSafe(|| fuzz_with(&config, &mut guests))).unwrap_err();
+    let half = list(dir.path(), "findings");
+    let is_finished = |dir: &Path| {
+        findings::load(dir).unwrap().record.minimized.is_some_and(|minimized| minimized.finished)
+    };
+    assert!(half.iter().any(|dir| !is_finished(dir)), "{half:?}");
+
+    let (summary, events) = fuzz(&config);
+    assert_eq!(titles(&summary), BTreeSet::from([HANG, RACE, LEAK]));
+    for note in &summary.findings {
+        let stored = findings::load(&note.dir).unwrap();
+        let size = stored.record.minimized.clone().unwrap();
+        assert!(size.finished && size.runs > 0, "{size:?}");
+        assert!(stored.batch[0].n_ops() < size.ops && stored.batch[0].n_ops() <= 6, "{}", stored.batch[0]);
+        assert_eq!(judge(&stored.console)[0].title, note.title);
+    }
+    let told = events.iter().filter(|event| matches!(event, Event::Minimized(_))).count();
+    assert_eq!(told, 3);
+    // With nothing left to do.
+    let (_, events) = fuzz(&config);
+    assert!(!events.iter().any(|event| matches!(event, Event::Minimized(_) | Event::Reduced(_))));
+}
+
+#[test]
 fn what_is_known_to_be_harmless_is_kept_and_is_no_finding() {
     let dir = tempfile::tempdir().unwrap();
     let known = |report: &Report, _: &[u8]| (report.title == RACE).then(|| "of old".to_owned());

@@ -94,7 +94,7 @@ pub fn run(args: &FuzzArgs) -> Outcome {
         canary,
         leak_scan: if canary == canary::LEAK { LeakScan::Every } else { LEAK_SCAN },
         walk_prob: WALK_PROB,
-        reduce: Reduce::Batch,
+        reduce: Reduce::Program,
     };
     boot(&mut prepared, &plan)?;
     announce(&prepared, &dir, args);
@@ -298,6 +298,9 @@ fn print_event(event: Event) {
         ),
         Event::Reduced(note) => {
             println!("reduced to {} program(s): {} -> {}", note.n_programs, note.title, note.dir.display());
+        }
+        Event::Minimized(note) => {
+            println!("minimised to {} op(s): {} -> {}", note.n_ops, note.title, note.dir.display());
         }
         Event::Infrastructure { end, in_a_row } => eprintln!("infrastructure ({in_a_row} in a row): {end:?}"),
         Event::Warning(text) => eprintln!("warning: {text}"),

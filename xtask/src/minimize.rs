@@ -125,6 +125,7 @@ pub fn run(args: &MinimizeArgs) -> Outcome {
         ops: program.n_ops(),
         batch: search.stored.batch.len(),
         runs: minimizer.n_runs(),
+        finished: true,
     };
     let evidence = search.evidence(best.clone(), outcome, report, size.clone());
     findings::store(&evidence, &args.folder)?;

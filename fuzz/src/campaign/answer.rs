@@ -12,14 +12,14 @@ use harness::{
     program::Program,
 };
 
-use super::{Campaign, Job, Purpose, Reducing};
+use super::{Campaign, Job, Purpose, reducing::Reducing};
 use crate::{
     batches::{Requeue, Waiting},
     config::Reduce,
     disk,
     findings::{Evidence, Record},
     guests::Guests,
-    reduce::{Reduction, Shown},
+    reduce::Shown,
     report,
     status::Event,
 };
@@ -76,8 +76,8 @@ impl Campaign<'_> {
         let judging = Instant::now();
         let reports = (self.config.judge)(&outcome.console);
         self.phase("judge", judging);
-        if job.purpose == Purpose::Reduce {
-            return self.digest_reduction(job, outcome, reports, guests);
+        if let Purpose::Reduce(round) = job.purpose {
+            return self.digest_reduction(&job, round, outcome, reports, guests);
         }
         let class = classify(&outcome.end, self.unknown_first(reports, &outcome.console));
         self.in_guest += outcome.in_guest;
@@ -190,9 +190,8 @@ impl Campaign<'_> {
             return Ok(());
         }
         (self.events)(Event::NewFinding(note));
-        if self.config.reduce == Reduce::Batch && !evidence.batch.is_empty() {
-            let search = Reduction::new(evidence.batch.len());
-            self.reducing.push_back(Reducing { finding, evidence, search, is_under_way: false });
+        if self.config.reduce != Reduce::Never && !evidence.batch.is_empty() {
+            self.reducing.push_back(Reducing::new(finding, evidence));
         }
         Ok(())
     }
@@ -239,14 +238,13 @@ impl Campaign<'_> {
 
     fn digest_reduction(
         &mut self,
-        job: Job,
+        job: &Job,
+        round: u64,
         outcome: &EpochOutcome,
         reports: Vec<Report>,
         guests: &mut dyn Guests,
     ) -> Result<()> {
-        let Some(reducing) = self.reducing.front_mut() else { return Ok(()) };
-        reducing.is_under_way = false;
-        let finding = reducing.finding;
+        let Some(finding) = self.reducing.front().map(|reducing| reducing.finding) else { return Ok(()) };
         // A finding the oracle has no words for is known by its end alone.
         let reports = match classify(&outcome.end, reports.clone()) {
             Class::Finding(report) if reports.is_empty() => vec![*report],
@@ -255,27 +253,15 @@ impl Campaign<'_> {
         // Only the first report: the finding's title is what its console is triaged as.
         let same = reports.first().filter(|report| self.findings.find(report, false) == Some(finding));
         let shown = if same.is_some() { Shown::Same } else { Shown::Other };
-        if !reducing.search.learn(shown) {
-            // Something new may have come up all the same.
-            return match reports.into_iter().next() {
-                Some(report) => self.note_finding(&job, outcome, report, guests),
-                None => Ok(()),
-            };
+        if let (true, Some(report)) = (self.learn_reduction(round, shown), same.cloned()) {
+            let better = self.evidence(job, outcome, report, guests);
+            return self.keep_reduction(better);
         }
-        let (first, n_found) = (reducing.evidence.clone(), reducing.evidence.batch.len());
-        let Some(report) = same.cloned() else { return Ok(()) };
-        let mut better = self.evidence(&job, outcome, report, guests);
-        // The title is that of the console kept; what it was found by is another name of it.
-        let found_by: Vec<String> = first.report.titles().map(str::to_owned).collect();
-        better.report.add_titles(found_by);
-        (better.first_seen, better.execs) = (first.first_seen, first.execs);
-        better.record.confirmed = true;
-        better.record.reduced_from = (better.batch.len() < n_found).then_some(n_found);
-        self.findings.replace(finding, &better)?;
-        if better.record.reduced_from.is_some() {
-            (self.events)(Event::Reduced(self.findings.note(finding).clone()));
+        // Something new may have come up all the same.
+        match reports.into_iter().next() {
+            Some(report) if shown == Shown::Other => self.note_finding(job, outcome, report, guests),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// An epoch failed for a reason that is not the kernel's: what was left of it runs once more, then without the
