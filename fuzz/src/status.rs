@@ -17,6 +17,8 @@ pub enum Event {
     Known(FindingNote),
     /// The batch of a finding was reduced to so many programs; its folder was replaced.
     Reduced(FindingNote),
+    /// A finding did not show again, when its batch was run once more.
+    NotAgain(FindingNote),
     /// The program of a finding was made as small as it becomes.
     Minimized(FindingNote),
     /// An epoch failed for a reason that is not the kernel's.

@@ -118,7 +118,7 @@ pub struct Plan {
     pub leak_scan: LeakScan,
     /// Share of programs that walk schedules, where the engine replays.
     pub walk_prob: f64,
-    /// Whether batches of findings are reduced, where the engine replays.
+    /// How far findings are made smaller, where the engine replays.
     pub reduce: Reduce,
 }
 
@@ -298,6 +298,9 @@ fn print_event(event: Event) {
         ),
         Event::Reduced(note) => {
             println!("reduced to {} program(s): {} -> {}", note.n_programs, note.title, note.dir.display());
+        }
+        Event::NotAgain(note) => {
+            println!("did not show again: {} -> {}", note.title, note.dir.display());
         }
         Event::Minimized(note) => {
             println!("minimised to {} op(s): {} -> {}", note.n_ops, note.title, note.dir.display());

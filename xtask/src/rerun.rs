@@ -25,7 +25,7 @@ use crate::{
     accel::AccelChoice,
     guest::{self, Machine},
     paths::Cache,
-    prepare::{self, Engine, MachineArgs},
+    prepare::{self, Engine, MachineArgs, Prepared},
     run, usage,
 };
 
@@ -173,6 +173,22 @@ impl Rerun {
                 warn_of_sibling(&snapshot, stored);
             }
             rerun.pool = Some(pool);
+        }
+        Ok(rerun)
+    }
+
+    /// A finding on the machine that it was just made on.
+    ///
+    /// # Errors
+    /// When the folder is no finding, or no guest can be had.
+    pub fn of(prepared: &Prepared, folder: &Path) -> Result<Rerun> {
+        let stored = finding(folder)?;
+        let (execution, machine) = (prepared.execution, prepared.machine.clone());
+        let case = Case::of_finding(&stored);
+        let (jobs, snapshots) = (prepared.jobs, prepared.snapshots.clone());
+        let mut rerun = Rerun { case, stored: Some(stored), machine, jobs, execution, snapshots, pool: None };
+        if rerun.is_deterministic() && !rerun.case.batch.is_empty() {
+            rerun.pool = Some(rerun.fresh()?);
         }
         Ok(rerun)
     }

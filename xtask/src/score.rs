@@ -10,6 +10,7 @@
 mod index;
 
 use std::{
+    collections::HashSet,
     fs,
     path::{Path, PathBuf},
     sync::{
@@ -21,11 +22,13 @@ use std::{
 
 use ::fuzz::{
     config::Reduce,
+    findings,
     status::{CampaignEnd, Event},
 };
+use abi::layout::kind;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use harness::oracle;
+use harness::{oracle, program::Program};
 use serde::{Deserialize, Serialize};
 
 use self::index::{Class, Mutant, Seer};
@@ -33,12 +36,15 @@ use crate::{
     exit::{Bug, Exit, Outcome},
     fuzz::{self, LEAK_SCAN, Plan, WALK_PROB},
     matrix, paths,
-    prepare::{self, MachineArgs},
+    prepare::{self, MachineArgs, Prepared},
+    rerun::{Rerun, Showing},
     usage,
 };
 
 /// Name of the entry without a bug.
 const CLEAN: &str = "clean";
+/// Runs of a finding that was made small.
+const AGAIN: u32 = 20;
 /// How often a campaign under way is told of.
 const TELL_EVERY: Duration = Duration::from_secs(30);
 
@@ -62,6 +68,9 @@ pub struct ScoreArgs {
     /// Share of programs that walk the schedules of promising ones, to measure what that buys
     #[arg(long, value_name = "SHARE", default_value_t = WALK_PROB)]
     walk: f64,
+    /// Make what is found small, run that 20 times more, and keep it in DIR/findings
+    #[arg(long)]
+    minimize: bool,
     /// Where results are kept [default: score/INSTANCE]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -84,6 +93,9 @@ struct Score {
     oracle: Option<Seer>,
     /// The first finding.
     finding: Option<Sighting>,
+    /// What was made of it, where that was asked for and it showed again.
+    #[serde(default)]
+    minimized: Option<Small>,
     /// Programs executed in all.
     execs: u64,
     /// Wall time of the campaign, seconds.
@@ -105,6 +117,30 @@ struct Sighting {
     execs: u64,
     /// Campaign time until then, seconds.
     seconds: u64,
+}
+
+/// A finding, made small.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Small {
+    /// Programs, threads and ops it was found with.
+    programs_before: usize,
+    threads_before: usize,
+    ops_before: usize,
+    /// What is left of them.
+    programs: usize,
+    threads: usize,
+    ops: usize,
+    /// Preemption points among the ops left.
+    preemptions: usize,
+    /// Runs it took, and wall time since it was found, seconds.
+    runs: u64,
+    seconds: f64,
+    /// Runs of what is left, each in a fresh guest, and how many showed the same bug.
+    again: u32,
+    same: u32,
+    /// Different consoles among those.
+    consoles: usize,
 }
 
 /// Runs the subcommand. Exit code 2: the clean kernel is not clean.
@@ -234,13 +270,14 @@ impl Entry<'_> {
         let (args, append) = (self.args, self.append());
         hasher.update(
             format!(
-                "{} {:?} {append} {} {} {} {:?}",
+                "{} {:?} {append} {} {} {} {:?} {}",
                 args.machine.instance,
                 args.machine.linux,
                 args.execs,
                 args.seed,
                 args.walk,
-                args.machine.engine
+                args.machine.engine,
+                args.minimize
             )
             .as_bytes(),
         );
@@ -268,12 +305,13 @@ impl Entry<'_> {
             canary: 0,
             leak_scan: LEAK_SCAN,
             walk_prob: self.args.walk,
-            reduce: Reduce::Never,
+            reduce: if self.args.minimize { Reduce::Program } else { Reduce::Never },
         };
         fuzz::boot(&mut prepared, &plan)?;
         let preparing_seconds = began.elapsed().as_secs_f64();
         let found = AtomicBool::new(false);
         let ends = || found.load(Ordering::Relaxed);
+        let mut small = None;
         let mut sighting = None;
         let began = Instant::now();
         let mut told = began;
@@ -286,6 +324,11 @@ impl Entry<'_> {
                         execs: note.execs,
                         seconds: note.first_seen.as_secs(),
                     });
+                    found.store(!self.args.minimize, Ordering::Relaxed);
+                }
+                Event::NotAgain(_) => found.store(true, Ordering::Relaxed),
+                Event::Minimized(note) if small.is_none() => {
+                    small = Some((note.dir, began.elapsed().as_secs_f64()));
                     found.store(true, Ordering::Relaxed);
                 }
                 Event::Status(status) if !ends() && told.elapsed() >= TELL_EVERY => {
@@ -308,16 +351,56 @@ impl Entry<'_> {
         if sighting.is_none() && stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
+        let found_after = sighting.as_ref().map_or(0.0, |sighting| sighting.seconds as f64);
+        let minimized = match small {
+            Some((folder, seconds)) => Some(self.keep(&prepared, &folder, seconds - found_after)?),
+            None => None,
+        };
         Ok(Some(Score {
             key,
             name: self.name.to_owned(),
             class: self.mutant.map(|mutant| mutant.class),
             oracle: self.mutant.map(|mutant| mutant.oracle),
             finding: sighting,
+            minimized,
             execs: summary.status.execs,
             seconds: began.elapsed().as_secs_f64(),
             preparing_seconds,
         }))
+    }
+}
+
+impl Entry<'_> {
+    /// Runs a minimised finding again, in fresh guests, and keeps its folder.
+    fn keep(&self, prepared: &Prepared, folder: &Path, seconds: f64) -> Result<Small> {
+        let mut rerun = Rerun::of(prepared, folder)?;
+        let case = rerun.case.clone();
+        let (mut consoles, mut same) = (HashSet::new(), 0);
+        rerun.run(&vec![case.epoch(); AGAIN as usize], &mut |_, outcome| {
+            let outcome = outcome.context("a guest did not answer")?;
+            same += u32::from(matches!(case.judge(&outcome), Showing::Same(_)));
+            consoles.insert(blake3::hash(&outcome.console));
+            Ok(())
+        })?;
+        let kept = self.dir.join("findings").join(self.name);
+        findings::copy(folder, &kept)?;
+        let record = rerun.stored.context("a finding was opened")?.record;
+        let before = record.minimized.context("it is minimised")?;
+        let ops = || case.batch.iter().flat_map(|program| &program.threads).flat_map(|thread| &thread.ops);
+        Ok(Small {
+            programs_before: before.batch,
+            threads_before: before.threads,
+            ops_before: before.ops,
+            programs: case.batch.len(),
+            threads: case.batch.last().map_or(0, |program| program.threads.len()),
+            ops: case.batch.last().map_or(0, Program::n_ops),
+            preemptions: ops().filter(|op| op.kind == kind::PREEMPT).count(),
+            runs: before.runs,
+            seconds,
+            again: AGAIN,
+            same,
+            consoles: consoles.len(),
+        })
     }
 }
 
@@ -333,8 +416,21 @@ fn line(score: &Score) -> String {
     let (name, execs, seconds) = (&score.name, score.execs, score.seconds);
     match &score.finding {
         Some(seen) => {
+            let small = score.minimized.as_ref().map_or(String::new(), |small| {
+                format!(
+                    " [{} -> {} ops, {} thread(s), {} preemption(s) left, {} runs in {:.0} s; {} of {} again]",
+                    small.ops_before,
+                    small.ops,
+                    small.threads,
+                    small.preemptions,
+                    small.runs,
+                    small.seconds,
+                    small.same,
+                    small.again
+                )
+            });
             format!(
-                "{name:<34} {class:<13} found after {:>6} programs, {:>5} s: {}",
+                "{name:<34} {class:<13} found after {:>6} programs, {:>5} s: {}{small}",
                 seen.execs, seen.seconds, seen.title
             )
         }
@@ -374,7 +470,17 @@ mod tests {
         });
         let oracle = class.map(|_| Seer::Kernel);
         let (key, name) = ("k".to_owned(), name.to_owned());
-        Score { key, name, class, oracle, finding, execs: 40, seconds: 3.5, preparing_seconds: 60.0 }
+        Score {
+            key,
+            name,
+            class,
+            oracle,
+            finding,
+            minimized: None,
+            execs: 40,
+            seconds: 3.5,
+            preparing_seconds: 60.0,
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::{
     findings::{self, Evidence, Minimized},
     minimize::{Candidate, Minimizer},
     reduce::{Reduction, Shown},
+    status::Event,
 };
 
 /// Runs a campaign spends on one program; `minimize` goes on where that was not enough.
@@ -191,7 +192,12 @@ impl Campaign<'_> {
             let Some(done) = self.reducing.pop_front() else { break };
             if done.is_minimized() {
                 self.findings.replace(done.finding, &done.best)?;
-                (self.events)(super::Event::Minimized(self.findings.note(done.finding).clone()));
+            }
+            let note = self.findings.note(done.finding).clone();
+            if done.is_minimized() {
+                (self.events)(Event::Minimized(note));
+            } else if !done.best.record.confirmed {
+                (self.events)(Event::NotAgain(note));
             }
         }
         Ok(None)
@@ -218,7 +224,7 @@ impl Campaign<'_> {
         let finding = reducing.finding;
         self.findings.replace(finding, &reducing.best)?;
         if is_fewer {
-            (self.events)(super::Event::Reduced(self.findings.note(finding).clone()));
+            (self.events)(Event::Reduced(self.findings.note(finding).clone()));
         }
         Ok(())
     }
