@@ -300,7 +300,8 @@ impl Entry<'_> {
         let plan = Plan {
             dir: scratch.path().join("campaign"),
             seed: self.args.seed,
-            time_max: Some(self.args.time),
+            // Making it small has no limit of time, but one of runs.
+            time_max: None,
             execs_max: Some(self.args.execs),
             canary: 0,
             leak_scan: LEAK_SCAN,
@@ -309,27 +310,31 @@ impl Entry<'_> {
         };
         fuzz::boot(&mut prepared, &plan)?;
         let preparing_seconds = began.elapsed().as_secs_f64();
-        let found = AtomicBool::new(false);
-        let ends = || found.load(Ordering::Relaxed);
+        let is_over = AtomicBool::new(false);
+        let ends = || is_over.load(Ordering::Relaxed);
         let mut small = None;
         let mut sighting = None;
         let began = Instant::now();
         let mut told = began;
-        let summary = fuzz::campaign(&prepared, plan, &found, &mut |event| {
+        let summary = fuzz::campaign(&prepared, plan, &is_over, &mut |event| {
             match event {
                 Event::NewFinding(note) if sighting.is_none() => {
+                    // A boot that shows it needs no program to be made small.
+                    is_over.store(!self.args.minimize || note.n_programs == 0, Ordering::Relaxed);
                     sighting = Some(Sighting {
                         kind: kind(&note.dir),
                         title: note.title,
                         execs: note.execs,
                         seconds: note.first_seen.as_secs(),
                     });
-                    found.store(!self.args.minimize, Ordering::Relaxed);
                 }
-                Event::NotAgain(_) => found.store(true, Ordering::Relaxed),
+                Event::NotAgain(_) => is_over.store(true, Ordering::Relaxed),
                 Event::Minimized(note) if small.is_none() => {
                     small = Some((note.dir, began.elapsed().as_secs_f64()));
-                    found.store(true, Ordering::Relaxed);
+                    is_over.store(true, Ordering::Relaxed);
+                }
+                Event::Status(_) if sighting.is_none() && began.elapsed() >= self.args.time => {
+                    is_over.store(true, Ordering::Relaxed);
                 }
                 Event::Status(status) if !ends() && told.elapsed() >= TELL_EVERY => {
                     told = Instant::now();
@@ -342,7 +347,7 @@ impl Entry<'_> {
                 _ => {}
             }
             if stop.load(Ordering::Relaxed) {
-                found.store(true, Ordering::Relaxed);
+                is_over.store(true, Ordering::Relaxed);
             }
         })?;
         if summary.end == CampaignEnd::Infrastructure {

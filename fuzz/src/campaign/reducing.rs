@@ -17,6 +17,8 @@ use crate::{
 
 /// Runs a campaign spends on one program; `minimize` goes on where that was not enough.
 const RUNS_MAX: u64 = 300;
+/// The same where each run ends with a scan for leaks, which takes much longer than the rest of it.
+const RUNS_WITH_SCAN_MAX: u64 = 48;
 
 /// A finding at work.
 pub(super) struct Reducing {
@@ -88,7 +90,8 @@ impl Reducing {
             Search::Program(shrink) => {
                 shrink.shown.clear();
                 shrink.candidates = shrink.minimizer.candidates(n_guests);
-                if shrink.candidates.is_empty() || shrink.minimizer.n_runs() >= RUNS_MAX {
+                let runs_max = if self.first.record.leak_scan { RUNS_WITH_SCAN_MAX } else { RUNS_MAX };
+                if shrink.candidates.is_empty() || shrink.minimizer.n_runs() >= runs_max {
                     let (runs, size) = (shrink.minimizer.n_runs(), shrink.size.clone());
                     self.best.record.minimized =
                         Some(Minimized { runs: size.runs + runs, finished: true, ..size });
