@@ -124,7 +124,9 @@ fn programs_are_minimised_and_a_killed_campaign_goes_on_with_that() {
         let stored = findings::load(&note.dir).unwrap();
         let size = stored.record.minimized.clone().unwrap();
         assert!(size.finished && size.runs > 0, "{size:?}");
-        assert!(stored.batch[0].n_ops() < size.ops && stored.batch[0].n_ops() <= 6, "{}", stored.batch[0]);
+        assert!(stored.batch[0].n_ops() < size.ops, "{}", stored.batch[0]);
+        // A leak gets fewer runs.
+        assert!(note.title == LEAK || stored.batch[0].n_ops() <= 6, "{}", stored.batch[0]);
         assert_eq!(judge(&stored.console)[0].title, note.title);
     }
     let told = events.iter().filter(|event| matches!(event, Event::Minimized(_))).count();
