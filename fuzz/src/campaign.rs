@@ -14,7 +14,10 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use harness::{epoch::Epoch, program::Program};
+use harness::{
+    epoch::Epoch,
+    program::{Audit, Program},
+};
 use libafl_bolts::rands::StdRand;
 
 mod answer;
@@ -243,8 +246,9 @@ impl<'a> Campaign<'a> {
         }
     }
 
-    /// Programs of the corpus to run with a scan for leaks, when there are enough of them, or some have waited for long. One
-    /// schedule does: memory is rarely lost by an interleaving, and every other one is a guest more to boot.
+    /// Programs of the corpus to run with a scan for leaks and the whole audit, when there are enough of them, or some have
+    /// waited for long. One schedule does: memory is rarely lost by an interleaving, and every other one is a guest more to
+    /// boot.
     fn next_leak_scan(&mut self) -> Option<Vec<Waiting>> {
         let LeakScan::Corpus(n_programs) = self.config.leak_scan else { return None };
         let is_late = self.since_scan >= SCAN_EPOCHS_MAX && !self.unscanned.is_empty();
@@ -255,6 +259,7 @@ impl<'a> Campaign<'a> {
         let n_taken = self.unscanned.len().min(n_programs);
         let programs = self.unscanned.drain(..n_taken).map(|mut program| {
             program.schedule = self.config.schedules[0];
+            program.audit = Audit::Deep;
             Waiting { choice: Choice { program, parent: None }, n_stuck: 0 }
         });
         Some(programs.collect())

@@ -58,6 +58,19 @@ pub const STORIES: &[&[u8]] = &[
     ],
     // Ids.
     &[kind::PAD_IDS, kind::ALLOC, kind::MEMCG_CREATE, kind::REGISTER, kind::UNPAD, kind::ALLOC, kind::FREE],
+    // One in use, wherever it lies.
+    &[
+        kind::MEMCG_CREATE,
+        kind::MEMCG_ENTER,
+        kind::PAD_IDS,
+        kind::ALLOC,
+        kind::REGISTER,
+        kind::LRU_ADD,
+        kind::MEMCG_RECLAIM,
+        kind::DROP_CACHES,
+        kind::FREE,
+        kind::UNPAD,
+    ],
     // A superblock.
     &[
         kind::MOUNT,
@@ -87,5 +100,5 @@ pub const STORIES: &[&[u8]] = &[
     // Memory.
     &[kind::ALLOC, kind::REGISTER, kind::ADD_OBJECTS, kind::WATERMARK, kind::FREE],
     &[kind::ZSWAP, kind::SWAP_OUT, kind::DROP_CACHES, kind::ZSWAP],
-    &[kind::THP_SPLIT, kind::DROP_CACHES, kind::THP_DROP],
+    &[kind::THP_SPLIT, kind::THP_PIN, kind::DROP_CACHES, kind::THP_DROP, kind::DROP_CACHES],
 ];

@@ -13,7 +13,7 @@ pub mod situation;
 /// First word of every structure that crosses the guest boundary ("SHRT").
 pub const ABI_MAGIC: u32 = 0x5348_5254;
 /// Raised whenever a layout or the meaning of an op changes.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Shrinkers a program can hold at once.
 pub const N_SLOTS: usize = 16;
@@ -205,6 +205,8 @@ pub mod kind {
     pub const MODULE_LOAD: u8 = 105;
     /// Unload it.
     pub const MODULE_UNLOAD: u8 = 106;
+    /// Have a pipe hold the first page of what [`THP_SPLIT`] of this thread keeps: the huge page cannot be split.
+    pub const THP_PIN: u8 = 107;
 }
 
 /// Argument of [`ioc::OP`]: the op in, its result out.

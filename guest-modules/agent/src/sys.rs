@@ -202,6 +202,12 @@ impl Anonymous {
         unsafe { self.base.as_ptr().write_volatile(1) };
     }
 
+    /// The first page, to be handed to the kernel.
+    pub fn first_page(&self) -> &[u8] {
+        // SAFETY: a mapping has at least one page, ours and readable; nothing writes to it while it is borrowed.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), PAGE) }
+    }
+
     /// Bytes from the mapping's start to the next multiple of `align`, a power of two.
     pub fn until_aligned(&self, align: usize) -> usize {
         self.base.as_ptr().addr().wrapping_neg() & (align - 1)

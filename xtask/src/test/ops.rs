@@ -45,7 +45,7 @@ const SCENES: &[(&str, &str)] = &[
     ("debugfs", "debugfs_hold handle=0 slot=0 file=scan\n debugfs_hold handle=1 slot=0 file=count"),
     ("Superblocks", "mount mount=0 fs=tmpfs\n tree_make mount=0 n=1 entry=file"),
     ("Slab caches", "cache_create cache=0 flags=ctor size=64\n cache_alloc cache=0 n=16"),
-    ("Reclaim", "thp_split pages=1"),
+    ("Reclaim", "thp_split pages=1\n thp_pin"),
 ];
 
 /// Uses of ops whose smallest and largest arguments mean nothing on that scene.

@@ -61,5 +61,12 @@ pub(super) const OPS: &[OpSpec] = &[
         "touch a huge page, unmap its first {pages} small pages and keep the rest",
     )
     .dear(),
-    op(kind::THP_DROP, "thp_drop", 1, &[], "unmap what thp_split keeps"),
+    op(
+        kind::THP_PIN,
+        "thp_pin",
+        1,
+        &[],
+        "have a pipe hold the first page of what thp_split keeps, so that reclaim cannot split the huge page",
+    ),
+    op(kind::THP_DROP, "thp_drop", 1, &[], "unmap what thp_split keeps, and let go of it"),
 ];

@@ -38,7 +38,7 @@ pub const SCRATCH: &str = "/scratch";
 #[derive(Default)]
 pub struct Hands {
     handles: [Option<File>; N_HANDLES],
-    huge: Option<sys::Anonymous>,
+    huge: Option<memory::Huge>,
     /// Inodes of groups as last seen, to name them when they are gone.
     inodes: [u64; N_MEMCGS],
     fault: fault::Fault,
@@ -109,7 +109,9 @@ fn run_user(op: &Op, world: World<'_>, hands: &mut Hands) -> io::Result<i32> {
         | kind::TREE_REMOVE
         | kind::TREE_LOOK
         | kind::TREE_HOLD => trees::run(op, hands),
-        kind::PRESSURE | kind::SWAP_OUT | kind::THP_SPLIT | kind::THP_DROP => memory::run(op, hands),
+        kind::PRESSURE | kind::SWAP_OUT | kind::THP_SPLIT | kind::THP_PIN | kind::THP_DROP => {
+            memory::run(op, hands)
+        }
         kind::WATERMARK => watermark::run(op),
         kind::DROP_CACHES => watched::drop_caches(world.device, op.a),
         kind::NODE_RECLAIM => {
