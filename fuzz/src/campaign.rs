@@ -28,7 +28,7 @@ use crate::{
     batches::{Batches, Pace, Waiting},
     chooser::{Choice, Chooser},
     config::{CampaignConfig, INFRASTRUCTURE_IN_A_ROW_MAX, LeakScan},
-    corpus::{CorpusDir, SEEDS},
+    corpus::{self, CorpusDir},
     disk,
     findings::Findings,
     guests::Guests,
@@ -139,8 +139,7 @@ impl<'a> Campaign<'a> {
         let state = state.unwrap_or(fresh);
         state.seen.iter().for_each(|(title, &count)| findings.set_count(title, count));
         if is_new {
-            let seeds = SEEDS.iter().map(|(_, text)| text.parse::<Program>());
-            programs.splice(0..0, seeds.collect::<Result<Vec<_>, _>>()?);
+            programs.splice(0..0, corpus::seeds()?);
         }
         let mut batches = Batches::default();
         for mut program in programs {

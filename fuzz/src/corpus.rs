@@ -28,10 +28,26 @@ pub const SEEDS: &[(&str, &str)] = &[
     ("memory", include_str!("../seeds/memory.txt")),
     ("faults", include_str!("../seeds/faults.txt")),
 ];
+/// Programs that a campaign on a good kernel found, and that together reach most of what it reached: a campaign on another
+/// kernel need not find the way there again. Made by `cargo xtask distill`, each begins with its schedule.
+const GENERIC: &str = include_str!("../corpus.txt");
 /// Folder for files that are not programs.
 const BROKEN: &str = "broken";
 /// A text program is far smaller; a larger file is not one.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Every program a campaign starts from, [`SEEDS`] first.
+///
+/// # Errors
+/// When one does not parse.
+pub fn seeds() -> Result<Vec<Program>> {
+    let seeds = SEEDS.iter().map(|(name, text)| text.parse().with_context(|| format!("seed {name}")));
+    let generic = GENERIC.split("\n\nschedule ").skip(1).enumerate();
+    let generic = generic.map(|(nth, text)| {
+        format!("schedule {text}").parse().with_context(|| format!("corpus.txt, program {nth}"))
+    });
+    seeds.chain(generic).collect()
+}
 
 /// The folder.
 #[derive(Clone, Debug)]

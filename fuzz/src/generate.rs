@@ -146,7 +146,11 @@ impl Swarm {
         kinds.push(kind::ALLOC);
         some_of(rand, SHAPE, 1, &mut kinds);
         kinds.push(kind::REGISTER);
-        some_of(rand, BEHAVE, 2, &mut kinds);
+        match rand.below_or_zero(4) {
+            0 => kinds.extend(BEHAVE),
+            1 => kinds.push(pick(rand, BEHAVE)),
+            _ => {}
+        }
         kinds.push(pick(rand, FILL));
         some_of(rand, FILL, 2, &mut kinds);
         kinds.push(pick(rand, shrink));
@@ -183,6 +187,11 @@ impl Swarm {
             let mut op = one.op_of(rand, *kind);
             if *kind == kind::MEMCG_ENTER && out.iter().any(|before| before.kind == *kind) {
                 op.memcg = MEMCG_ROOT;
+            }
+            // Who lies, mostly lies in both.
+            let counted = out.iter().rev().find(|before: &&Op| before.kind == kind::SET_COUNT);
+            if let (kind::SET_SCAN, Some(counted), true) = (*kind, counted, rand.coinflip(0.5)) {
+                op.a = counted.a;
             }
             out.push(op);
         }

@@ -16,6 +16,7 @@ pub mod chooser;
 pub mod config;
 pub mod corpus;
 pub mod disk;
+pub mod distill;
 pub mod faults;
 pub mod findings;
 pub mod generate;

@@ -4,15 +4,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
-use ::fuzz::corpus::{CorpusDir, SEEDS};
-use anyhow::{Context, Result, bail};
+use ::fuzz::corpus::{CorpusDir, seeds};
+use anyhow::{Result, bail};
 use clap::Args;
 use harness::{
     coverage::{self, Function},
-    epoch::{Coverage, Epoch, EpochEnd},
+    epoch::{Coverage, Epoch, EpochEnd, ProgramOutcome},
     guest::{Execution, Leaks},
     oracle,
     program::{Program, Schedule},
@@ -105,24 +105,47 @@ pub fn run(args: &CoverageArgs) -> Outcome {
 }
 
 fn programs(args: &CoverageArgs) -> Result<Vec<Program>> {
-    let Some(dir) = &args.campaign else {
-        return SEEDS
-            .iter()
-            .map(|(name, text)| text.parse().with_context(|| format!("seed {name}")))
-            .collect();
-    };
-    let corpus = dir.join("corpus");
+    match &args.campaign {
+        Some(dir) => corpus(dir),
+        None => seeds(),
+    }
+}
+
+/// The corpus of a campaign.
+///
+/// # Errors
+/// When the folder is no campaign or cannot be read.
+pub fn corpus(campaign: &Path) -> Result<Vec<Program>> {
+    let corpus = campaign.join("corpus");
     if !corpus.is_dir() {
-        return Err(usage!("{} is no campaign: it has no corpus", dir.display()));
+        return Err(usage!("{} is no campaign: it has no corpus", campaign.display()));
     }
     let (programs, broken) = CorpusDir::open(&corpus)?.load()?;
     broken.iter().for_each(|warning| eprintln!("warning: {warning}"));
     Ok(programs)
 }
 
-/// The program counters that the programs reach. A program that crashes the kernel ends its epoch; the rest runs in
-/// the next.
+/// The program counters that the programs reach.
 fn covered(prepared: &mut Prepared, programs: Vec<Program>) -> Result<(BTreeSet<u32>, Exit)> {
+    let mut covered = BTreeSet::new();
+    let exit = run_all(prepared, programs, Coverage::Pcs, &mut |_, outcome| {
+        covered.extend(&outcome.pcs);
+        format!("{} edges", covered.len())
+    })?;
+    Ok((covered, exit))
+}
+
+/// Runs programs, and hands over what became of each, for a word on how far it is. A program that crashes the kernel ends
+/// its epoch; the rest runs in the next.
+///
+/// # Errors
+/// When a guest fails.
+pub fn run_all(
+    prepared: &mut Prepared,
+    programs: Vec<Program>,
+    coverage: Coverage,
+    each: &mut dyn FnMut(&Program, &ProgramOutcome) -> String,
+) -> Result<Exit> {
     let mut by_schedule: BTreeMap<Schedule, Vec<Program>> = BTreeMap::new();
     for program in programs {
         by_schedule.entry(program.schedule).or_default().push(program);
@@ -132,13 +155,17 @@ fn covered(prepared: &mut Prepared, programs: Vec<Program>) -> Result<(BTreeSet<
         prepared.boot(&schedules, Leaks::Ignore)?;
     }
     let mut pool = prepared.pool()?;
-    let (mut covered, mut exit) = (BTreeSet::new(), Exit::Pass);
+    let mut exit = Exit::Pass;
     for (schedule, mut programs) in by_schedule {
         while !programs.is_empty() {
             let batch = programs[..programs.len().min(BATCH)].to_vec();
             let n = batch.len();
-            let outcome = pool.run(Epoch { programs: batch, coverage: Coverage::Pcs, ..Epoch::default() });
-            covered.extend(outcome.programs.iter().flat_map(|program| &program.pcs));
+            let outcome = pool.run(Epoch { programs: batch, coverage, ..Epoch::default() });
+            let words: Vec<String> = programs
+                .iter()
+                .zip(&outcome.programs)
+                .map(|(program, outcome)| each(program, outcome))
+                .collect();
             let n_run = match outcome.end {
                 EpochEnd::Done => n,
                 EpochEnd::Kernel | EpochEnd::Deadline => {
@@ -151,11 +178,11 @@ fn covered(prepared: &mut Prepared, programs: Vec<Program>) -> Result<(BTreeSet<
                 end => bail!("an epoch under schedule {schedule:?} failed: {end:?}"),
             };
             programs.drain(..n_run.min(n));
-            eprint!("\rcoverage: {} programs to go, {} edges ", programs.len(), covered.len());
+            eprint!("\r{} programs to go, {} ", programs.len(), words.last().map_or("", String::as_str));
         }
     }
     eprintln!();
-    Ok((covered, exit))
+    Ok(exit)
 }
 
 fn line(function: &Function, covered: &BTreeSet<u32>) -> Line {

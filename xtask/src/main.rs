@@ -6,6 +6,7 @@ mod apt;
 mod bench;
 mod config;
 mod coverage;
+mod distill;
 mod doctor;
 mod exit;
 mod fuzz;
@@ -70,6 +71,8 @@ enum Command {
     Score(score::ScoreArgs),
     /// Say which functions and edges a campaign's corpus reaches.
     Coverage(coverage::CoverageArgs),
+    /// Write the few programs of a campaign's corpus that reach most of what it reaches.
+    Distill(distill::DistillArgs),
     /// Build kernels.
     Kernel(kernel::Args),
 }
@@ -95,6 +98,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::Bench(args) => bench::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Coverage(args) => coverage::run(&args),
+        Command::Distill(args) => distill::run(&args),
         Command::Kernel(args) => kernel::run(args),
     }
 }
