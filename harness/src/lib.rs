@@ -11,6 +11,7 @@ pub mod console;
 pub mod coverage;
 pub mod det;
 pub mod epoch;
+pub mod exec_log;
 pub mod guest;
 pub mod lockstep;
 pub mod machine;
