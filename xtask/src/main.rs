@@ -29,6 +29,7 @@ mod setup;
 mod source;
 mod test;
 mod tools;
+mod trace;
 mod tree;
 mod triage;
 

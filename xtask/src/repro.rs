@@ -12,6 +12,7 @@ use harness::epoch::{Epoch, EpochOutcome};
 use crate::{
     exit::{Exit, Outcome},
     rerun::{self, Case, Elsewhere, Rerun, Showing},
+    trace,
 };
 
 /// Options of `repro`.
@@ -30,6 +31,10 @@ pub struct ReproArgs {
     /// Write every console that differs from the others into this folder
     #[arg(long, value_name = "DIR")]
     consoles: Option<PathBuf>,
+    /// Say which functions of the kernel ran on which CPU before the report: trace.txt, and the part that matters in
+    /// report.md. Deterministic engine
+    #[arg(long, conflicts_with_all = ["consoles", "json"])]
+    trace: bool,
     /// Print one JSON object in place of text
     #[arg(long)]
     json: bool,
@@ -67,6 +72,9 @@ struct Tally {
 /// When the folder is no finding or its machine cannot be made again.
 pub fn run(args: &ReproArgs) -> Outcome {
     let mut rerun = Rerun::open(&args.what, &args.elsewhere, args.jobs)?;
+    if args.trace {
+        return trace::run(&rerun, &args.what);
+    }
     let tally = run_all(&mut rerun, args)?;
     if args.json {
         println!("{}", serde_json::to_string(&tally)?);

@@ -182,6 +182,21 @@ impl Rerun {
         self.execution == Execution::Deterministic
     }
 
+    /// The snapshot that runs start from.
+    ///
+    /// # Errors
+    /// When there is none: the engine is the parallel one, or booting shows it. `option` is what was asked for.
+    pub fn snapshot(&self, option: &str) -> Result<Snapshot> {
+        let Some(pool) = &self.pool else {
+            return Err(if self.is_deterministic() {
+                usage!("{option}: booting shows it, which needs no program and has no snapshot")
+            } else {
+                usage!("{option} takes the deterministic engine: runs of the other differ; add --engine det")
+            });
+        };
+        Ok(pool.snapshot(self.case.schedule, self.case.epoch().leaks())?)
+    }
+
     /// Runs epochs, each in a fresh guest; hands over the answers in order, none for one that did not come.
     ///
     /// # Errors
