@@ -7,7 +7,7 @@
 pub mod record;
 mod text;
 
-use std::{io::BufReader, path::Path, time::Instant};
+use std::{io::BufReader, ops::Range, path::Path, time::Instant};
 
 use ::fuzz::disk;
 use anyhow::{Context, Result, bail};
@@ -32,7 +32,7 @@ const FILE: &str = "trace.txt";
 /// Name of the report in a finding's folder.
 const REPORT: &str = "report.md";
 /// Where modules are, whatever the kernel's version.
-const MODULES: std::ops::Range<u64> = 0xffff_ffff_c000_0000..0xffff_ffff_ff00_0000;
+const MODULES: Range<u64> = 0xffff_ffff_a000_0000..0xffff_ffff_ff00_0000;
 
 /// Runs it twice, with the log and without.
 ///
@@ -118,11 +118,11 @@ fn free(recorder: &Recorder<'_>, report: &Report) -> Option<usize> {
     let mut frames =
         stack.frames.iter().filter(|frame| frame.reliable).skip_while(|frame| frame.is_machinery(false));
     let innermost = frames.next()?;
-    recorder.last_call(&innermost.symbol, frames.next().map(|frame| frame.symbol.as_str()))
+    recorder.last_call(&innermost.symbol, frames.next().map_or("", |frame| &frame.symbol))
 }
 
 /// The kernel's code, from its first function to its last.
-fn text_range(layout: &Layout<'_>) -> Result<std::ops::Range<u64>> {
+fn text_range(layout: &Layout<'_>) -> Result<Range<u64>> {
     let address = |symbol: &str| layout.addresses(symbol).first().copied();
     let (start, end) = (address("_stext"), address("_etext"));
     Ok(start.context("vmlinux has no _stext")?..end.context("vmlinux has no _etext")?)

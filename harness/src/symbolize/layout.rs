@@ -62,8 +62,8 @@ impl<'a> Layout<'a> {
         self.modules.iter().map(|placed| placed.name.as_str())
     }
 
-    /// The function that begins at an address.
-    pub fn function(&self, address: u64) -> Option<Function> {
+    /// The function that an address is in, and where in it.
+    pub fn function(&self, address: u64) -> Option<(Function, u64)> {
         let inside = |placed: &&Placed| address.checked_sub(placed.start).is_some_and(|at| at < placed.size);
         let placed = self.modules.iter().find(inside);
         let (module, indexed) = match placed {
@@ -72,18 +72,16 @@ impl<'a> Layout<'a> {
         };
         let object = self.symbolizer.objects.get(module)?;
         let (symbol, start, _) = object.index.symbol_at(indexed)?;
-        if start != indexed {
-            return None;
-        }
         let name = oracle::readable(symbol);
-        let source = self.symbolizer.positions(object, indexed, &name).pop().unwrap_or_default();
-        Some(Function {
+        let source = self.symbolizer.positions(object, start, &name).pop().unwrap_or_default();
+        let function = Function {
             name,
             symbol: symbol.to_owned(),
             module: placed.map(|placed| placed.name.clone()),
             file: source.file,
             line: source.line,
-        })
+        };
+        Some((function, indexed - start))
     }
 
     /// Where functions of the kernel itself of a name begin.

@@ -81,6 +81,7 @@ const NOISE: &[&str] = &[
     "__might_fault",
     "debug_lockdep_",
     "rcu_read_lock_",
+    "__rcu_read_",
     "rcu_is_watching",
     "rcu_lockdep_",
     "preempt_count_",
@@ -106,7 +107,19 @@ const NOISE: &[&str] = &[
     "in_lock_functions",
     "mod_find",
     "__cond_resched",
+    "do_raw_",
+    "fs_reclaim_",
+    "__printk_deferred_",
+    "__cant_",
+    "slab_obj_exts",
+    "fixup_red_left",
 ];
+
+/// A place in a function: its index in [`Recorder::functions`], and the offset.
+pub type Place = (usize, u64);
+
+/// The function that an address is in, and where in it.
+pub type Lookup<'a> = &'a (dyn Fn(u64) -> Option<(Function, u64)> + Sync);
 
 /// A function was entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +128,8 @@ pub struct Entry {
     pub cpu: u32,
     /// Index into [`Recorder::functions`].
     pub function: usize,
+    /// The code that ran before it on that vCPU: a call, or what was interrupted.
+    pub from: Option<Place>,
     /// How often it had been entered, on whichever vCPU, this time included: with the function the coordinate of a moment.
     pub kth: u64,
     /// How often it was entered with nothing else in between.
@@ -123,11 +138,16 @@ pub struct Entry {
 
 /// Takes block after block.
 pub struct Recorder<'a> {
-    lookup: &'a (dyn Fn(u64) -> Option<Function> + Sync),
-    known: HashMap<u64, Option<usize>>,
+    lookup: Lookup<'a>,
+    /// Places by address.
+    places: HashMap<u64, Option<Place>>,
+    /// Functions by where they begin.
+    starts: HashMap<u64, usize>,
     kinds: Vec<Kind>,
     counts: Vec<u64>,
-    /// Functions that were entered, and where they begin.
+    /// Where each vCPU was last.
+    last: HashMap<u32, Place>,
+    /// Functions that ran, and where they begin.
     pub functions: Vec<(u64, Function)>,
     /// What was entered, the oldest first.
     pub entries: VecDeque<Entry>,
@@ -140,18 +160,23 @@ pub struct Recorder<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Plain,
+    /// Not told.
     Noise,
+    /// Not told, nor what it calls.
+    Check,
     Reporter,
 }
 
 impl<'a> Recorder<'a> {
-    /// `lookup`: the function that begins at an address.
-    pub fn new(lookup: &'a (dyn Fn(u64) -> Option<Function> + Sync)) -> Recorder<'a> {
+    /// Nothing has run yet.
+    pub fn new(lookup: Lookup<'a>) -> Recorder<'a> {
         Recorder {
             lookup,
-            known: HashMap::new(),
+            places: HashMap::new(),
+            starts: HashMap::new(),
             kinds: Vec::new(),
             counts: Vec::new(),
+            last: HashMap::new(),
             functions: Vec::new(),
             entries: VecDeque::new(),
             report: None,
@@ -165,15 +190,22 @@ impl<'a> Recorder<'a> {
         if self.report.is_some() {
             return;
         }
-        let Some(function) = self.function(block.pc) else { return };
+        let Some((function, offset)) = self.place(block.pc) else { return };
+        let from = self.last.insert(block.cpu, (function, offset));
+        if offset == 0 {
+            self.enter(block.cpu, function, from);
+        }
+    }
+
+    fn enter(&mut self, cpu: u32, function: usize, from: Option<Place>) {
         self.counts[function] += 1;
-        let entry = Entry { cpu: block.cpu, function, kth: self.counts[function], times: 1 };
+        let entry = Entry { cpu, function, from, kth: self.counts[function], times: 1 };
+        let is_check = from.is_some_and(|(caller, _)| self.kinds[caller] == Kind::Check);
         match (self.kinds[function], self.entries.back_mut()) {
-            (Kind::Noise, _) => {}
             (Kind::Reporter, _) => self.report = Some(entry),
-            (Kind::Plain, Some(last)) if (last.cpu, last.function) == (entry.cpu, function) => {
-                last.times += 1;
-            }
+            (Kind::Noise | Kind::Check, _) => {}
+            (Kind::Plain, _) if is_check => {}
+            (Kind::Plain, Some(last)) if (last.cpu, last.function) == (cpu, function) => last.times += 1,
             (Kind::Plain, _) => {
                 if self.entries.len() == ENTRIES_MAX {
                     self.entries.pop_front();
@@ -183,32 +215,30 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    fn function(&mut self, pc: u64) -> Option<usize> {
-        if let Some(known) = self.known.get(&pc) {
+    fn place(&mut self, pc: u64) -> Option<Place> {
+        if let Some(known) = self.places.get(&pc) {
             return *known;
         }
-        let found = (self.lookup)(pc).map(|function| {
-            self.kinds.push(kind(&function));
-            self.counts.push(0);
-            self.functions.push((pc, function));
-            self.functions.len() - 1
+        let found = (self.lookup)(pc).map(|(function, offset)| {
+            let start = pc - offset;
+            let idx = *self.starts.entry(start).or_insert_with(|| {
+                self.kinds.push(kind(&function));
+                self.counts.push(0);
+                self.functions.push((start, function));
+                self.functions.len() - 1
+            });
+            (idx, offset)
         });
-        self.known.insert(pc, found);
+        self.places.insert(pc, found);
         found
     }
 
-    /// The index in [`Self::entries`] of the last call of a function that came from another: of the two innermost functions
-    /// of a stack of the past.
-    pub fn last_call(&self, symbol: &str, caller: Option<&str>) -> Option<usize> {
-        let is = |entry: &Entry, symbol: &str| self.functions[entry.function].1.symbol == symbol;
-        (0..self.entries.len()).rev().find(|&at| {
-            let entry = &self.entries[at];
-            let called = |caller: &str| {
-                let mut before = self.entries.range(..at).rev().filter(|other| other.cpu == entry.cpu);
-                before.any(|other| is(other, caller))
-            };
-            is(entry, symbol) && caller.is_none_or(called)
-        })
+    /// The index in [`Self::entries`] of the last call of a function, of those from `caller` if there is any.
+    pub fn last_call(&self, symbol: &str, caller: &str) -> Option<usize> {
+        let is = |function: usize, symbol: &str| self.functions[function].1.symbol == symbol;
+        let from = |entry: &Entry| entry.from.is_some_and(|(function, _)| is(function, caller));
+        let called = self.entries.iter().rposition(|entry| is(entry.function, symbol) && from(entry));
+        called.or_else(|| self.entries.iter().rposition(|entry| is(entry.function, symbol)))
     }
 }
 
@@ -216,9 +246,9 @@ fn kind(function: &Function) -> Kind {
     let name = function.name.as_str();
     if REPORTERS.contains(&name) {
         Kind::Reporter
-    } else if NOISE_FILES.iter().any(|file| function.file.starts_with(file))
-        || NOISE.iter().any(|noise| name.starts_with(noise))
-    {
+    } else if NOISE_FILES.iter().any(|file| function.file.starts_with(file)) {
+        Kind::Check
+    } else if NOISE.iter().any(|noise| name.starts_with(noise)) {
         Kind::Noise
     } else {
         Kind::Plain
@@ -229,8 +259,9 @@ fn kind(function: &Function) -> Kind {
 mod tests {
     use super::*;
 
-    fn lookup(pc: u64) -> Option<Function> {
-        let (name, file) = match pc {
+    /// Functions of 16 bytes.
+    fn lookup(pc: u64) -> Option<(Function, u64)> {
+        let (name, file) = match pc >> 4 {
             1 => ("kfree", "mm/slub.c"),
             2 => ("kasan_save_stack", "mm/kasan/common.c"),
             3 => ("kasan_report", "mm/kasan/report.c"),
@@ -238,33 +269,56 @@ mod tests {
             5 => ("other", "mm/other.c"),
             _ => return None,
         };
-        Some(Function { name: name.into(), symbol: name.into(), file: file.into(), ..Function::default() })
+        let name = name.to_owned();
+        Some((Function { symbol: name.clone(), name, file: file.into(), ..Function::default() }, pc & 15))
     }
 
-    fn record(blocks: &[(u32, u64)]) -> Vec<(u32, String, u64, u64)> {
+    fn recorder(blocks: &[(u32, u64)]) -> Recorder<'static> {
         let mut recorder = Recorder::new(&lookup);
         blocks.iter().for_each(|&(cpu, pc)| recorder.block(Block { cpu, pc }));
-        let name = |entry: &Entry| recorder.functions[entry.function].1.name.clone();
-        recorder.entries.iter().map(|entry| (entry.cpu, name(entry), entry.kth, entry.times)).collect()
+        recorder
     }
 
     #[test]
-    fn functions_are_kept_in_order_and_noise_and_what_follows_the_report_are_not() {
-        let blocks = [(0, 4), (0, 9), (0, 2), (1, 1), (1, 1), (1, 2), (1, 1), (0, 1), (0, 3), (0, 4)];
-        let expected = [(0, "shrink_slab", 1, 1), (1, "kfree", 1, 3), (0, "kfree", 4, 1)];
-        let expected = expected.map(|(cpu, name, kth, times)| (cpu, name.to_owned(), kth, times));
-        assert_eq!(record(&blocks), expected);
+    fn functions_are_kept_in_order_and_checks_and_what_follows_the_report_are_not() {
+        let blocks = [
+            (0, 0x40),
+            (0, 0x90),
+            (0, 0x44),
+            (0, 0x20),
+            (0, 0x10),
+            (0, 0x24),
+            (0, 0x48),
+            (1, 0x10),
+            (1, 0x18),
+            (1, 0x10),
+            (0, 0x10),
+            (0, 0x30),
+            (0, 0x40),
+        ];
+        let recorder = recorder(&blocks);
+        let told = |entry: &Entry| {
+            let name = recorder.functions[entry.function].1.name.clone();
+            let from = entry.from.map(|(caller, at)| format!("{}+{at}", recorder.functions[caller].1.name));
+            (entry.cpu, name, from, entry.kth, entry.times)
+        };
+        let found: Vec<_> = recorder.entries.iter().map(told).collect();
+        let from = Some("shrink_slab+8".to_owned());
+        let expected = [
+            (0, "shrink_slab".to_owned(), None, 1, 1),
+            (1, "kfree".to_owned(), None, 2, 2),
+            (0, "kfree".to_owned(), from, 4, 1),
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(recorder.report.as_ref().map(|entry| entry.cpu), Some(0));
     }
 
     #[test]
     fn the_call_that_a_stack_of_the_past_tells_of_is_the_last_of_that_kind() {
-        let mut recorder = Recorder::new(&lookup);
-        for (cpu, pc) in [(0, 4), (0, 1), (1, 5), (1, 1), (0, 5), (2, 1)] {
-            recorder.block(Block { cpu, pc });
-        }
-        assert_eq!(recorder.last_call("kfree", Some("shrink_slab")), Some(1));
-        assert_eq!(recorder.last_call("kfree", Some("other")), Some(3));
-        assert_eq!(recorder.last_call("kfree", None), Some(5));
-        assert_eq!(recorder.last_call("nonesuch", None), None);
+        let recorder = recorder(&[(0, 0x40), (0, 0x10), (1, 0x50), (1, 0x10), (0, 0x50), (2, 0x10)]);
+        assert_eq!(recorder.last_call("kfree", "shrink_slab"), Some(1));
+        assert_eq!(recorder.last_call("kfree", "other"), Some(3));
+        assert_eq!(recorder.last_call("kfree", "nonesuch"), Some(5));
+        assert_eq!(recorder.last_call("nonesuch", "other"), None);
     }
 }

@@ -26,6 +26,7 @@ pub fn file(recorder: &Recorder<'_>, free: Option<usize>) -> String {
     let mut out = String::from(
         "Functions of the kernel as they were entered, over all vCPUs in the order in which they ran, up to the report.\n\
          n: how many entries before the report's. k: this is the k-th entry of the function since the snapshot.\n\
+         from: the block of code that ran before it on that CPU.\n\
          Left out: sanitizers, lockdep and other checks.\n\n",
     );
     let _ = writeln!(out, "{HEAD}");
@@ -108,13 +109,13 @@ pub fn in_report(report: &str, excerpt: &str, words: &str) -> String {
 
 fn push(out: &mut String, recorder: &Recorder<'_>, at: usize, free: Option<usize>) {
     let before = format!("-{}", recorder.entries.len() - at);
-    let mark = if free == Some(at) { "   <-- the free that the report names" } else { "" };
+    let mark = if free == Some(at) { "  <-- the free that the report names" } else { "" };
     push_line(out, recorder, &recorder.entries[at], &before, mark);
 }
 
 fn push_report(out: &mut String, recorder: &Recorder<'_>) {
     if let Some(report) = &recorder.report {
-        push_line(out, recorder, report, "0", "   <-- the report");
+        push_line(out, recorder, report, "0", "  <-- the report");
     }
 }
 
@@ -127,10 +128,18 @@ fn push_line(out: &mut String, recorder: &Recorder<'_>, entry: &Entry, n: &str, 
     } else {
         format!("  {}:{}", function.file, function.line)
     };
+    let from =
+        entry.from.filter(|_| !function.file.starts_with("arch/x86/entry/")).map(|(caller, offset)| {
+            let name = &recorder.functions[caller].1.name;
+            format!("  from {name}+{offset:#x}")
+        });
     let _ = writeln!(
         out,
-        "{n:>8} {:>3} {:>9} {}{module}{times}{place}{mark}",
-        entry.cpu, entry.kth, function.name
+        "{n:>8} {:>3} {:>9} {}{module}{times}{place}{}{mark}",
+        entry.cpu,
+        entry.kth,
+        function.name,
+        from.unwrap_or_default()
     );
 }
 
@@ -140,9 +149,11 @@ mod tests {
 
     use super::*;
 
-    fn lookup(pc: u64) -> Option<Function> {
+    fn lookup(pc: u64) -> Option<(Function, u64)> {
         let name = if pc == 0 { "panic".to_owned() } else { format!("function_{pc}") };
-        Some(Function { symbol: name.clone(), name, file: "mm/a.c".into(), line: 7, ..Function::default() })
+        let function =
+            Function { symbol: name.clone(), name, file: "mm/a.c".into(), line: 7, ..Function::default() };
+        Some((function, 0))
     }
 
     fn recorder(blocks: impl IntoIterator<Item = (u32, u64)>) -> Recorder<'static> {
@@ -159,9 +170,9 @@ mod tests {
         assert_eq!(lines[1], "      -3   0         1 function_1  mm/a.c:7");
         assert_eq!(
             lines[2],
-            "      -2   1         1 function_2 x2  mm/a.c:7   <-- the free that the report names"
+            "      -2   1         1 function_2 x2  mm/a.c:7  <-- the free that the report names"
         );
-        assert_eq!(lines[4], "       0   0         1 panic  mm/a.c:7   <-- the report");
+        assert_eq!(lines[4], "       0   0         1 panic  mm/a.c:7  from function_1+0x0  <-- the report");
     }
 
     #[test]
