@@ -33,7 +33,7 @@ pub const BOOT_LIMIT: Duration = Duration::from_secs(600);
 /// Wall time saving or loading the machine state may take.
 const STATE_LIMIT: Duration = Duration::from_secs(60);
 /// Name of the machine state in a snapshot folder.
-const STATE_FILE: &str = "state";
+pub(crate) const STATE_FILE: &str = "state";
 /// Name of what the guest printed while it booted.
 const BOOT_LOG: &str = "boot.log";
 /// Name of the manifest; written last.
@@ -324,22 +324,8 @@ fn run(
     let started = Instant::now();
     match try_run(plan, state, epoch, limits, run_dir, begin) {
         Ok((mut machine, end, in_guest)) => {
-            machine.kill();
-            let console = fs::read(console_path(run_dir)).unwrap_or_default();
-            let header = machine.shm.header();
-            let end = epoch_end(end, header.state, &console);
-            let in_flight = (end != EpochEnd::Done && header.state != state::READY)
-                .then_some((header.program_idx as usize).min(epoch.programs.len().saturating_sub(1)));
-            let programs = machine.shm.outcomes(epoch);
-            EpochOutcome {
-                end,
-                console,
-                boot: Vec::new(),
-                programs,
-                in_flight,
-                wall: started.elapsed(),
-                in_guest,
-            }
+            let outcome = outcome_of(&mut machine, end, epoch, run_dir);
+            EpochOutcome { wall: started.elapsed(), in_guest, ..outcome }
         }
         Err(error) => EpochOutcome {
             console: fs::read(console_path(run_dir)).unwrap_or_default(),
@@ -347,6 +333,29 @@ fn run(
             ..EpochOutcome::failed(EpochEnd::Machine(error.to_string()), epoch.programs.len())
         },
     }
+}
+
+/// What a machine that has ended leaves behind.
+pub(crate) fn outcome_of(
+    machine: &mut Machine,
+    end: MachineEnd,
+    epoch: &Epoch,
+    run_dir: &Path,
+) -> EpochOutcome {
+    machine.kill();
+    let console = fs::read(console_path(run_dir)).unwrap_or_default();
+    let header = machine.shm.header();
+    let end = epoch_end(end, header.state, &console);
+    let in_flight = (end != EpochEnd::Done && header.state != state::READY)
+        .then_some((header.program_idx as usize).min(epoch.programs.len().saturating_sub(1)));
+    let programs = machine.shm.outcomes(epoch);
+    EpochOutcome { console, programs, in_flight, ..EpochOutcome::failed(end, 0) }
+}
+
+/// Loads a snapshot's machine state; the vCPUs stand.
+pub(crate) fn restore(machine: &mut Machine, state: &Path) -> Result<(), MachineError> {
+    let uri = format!("exec:cat '{}'", state.display().to_string().replace('\'', "'\\''"));
+    machine.qmp.migrate("migrate-incoming", &uri, STATE_LIMIT).map_err(|e| machine.qmp_error(e))
 }
 
 fn try_run(
@@ -364,8 +373,7 @@ fn try_run(
     let mut limit = limits.wall + BOOT_LIMIT;
     if let Some(state) = state {
         limit = limits.wall;
-        let uri = format!("exec:cat '{}'", state.display().to_string().replace('\'', "'\\''"));
-        machine.qmp.migrate("migrate-incoming", &uri, STATE_LIMIT).map_err(|e| machine.qmp_error(e))?;
+        restore(&mut machine, state)?;
         machine.qmp.command("cont", serde_json::json!({})).map_err(|e| machine.qmp_error(e))?;
     }
     let running = Instant::now();

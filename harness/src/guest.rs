@@ -254,9 +254,7 @@ fn watch(watch: Watch<'_>) -> Vec<OsString> {
             // Blocks that jump straight into each other would be logged once.
             words(&["-d", "exec,nochain", "-dfilter", &ranges.join(","), "-D", "/dev/stdout"])
         }
-        Watch::Debugger(socket) => {
-            words(&["-S", "-gdb", &format!("unix:{},server=on,wait=off", escape(socket))])
-        }
+        Watch::Debugger(socket) => words(&["-gdb", &format!("unix:{},server=on,wait=off", escape(socket))]),
     }
 }
 

@@ -9,6 +9,7 @@
 
 pub mod console;
 pub mod coverage;
+pub mod debug;
 pub mod det;
 pub mod epoch;
 pub mod exec_log;

@@ -31,8 +31,22 @@ use crate::{
 const FILE: &str = "trace.txt";
 /// Name of the report in a finding's folder.
 const REPORT: &str = "report.md";
+/// How much of the log is read at a time, bytes.
+const LOG_BUFFER: usize = 1 << 20;
 /// Where modules are, whatever the kernel's version.
 const MODULES: Range<u64> = 0xffff_ffff_a000_0000..0xffff_ffff_ff00_0000;
+
+/// A run and what was recorded of it.
+pub struct Traced {
+    /// What ran.
+    pub recorder: Recorder,
+    /// Index of the entry that is the free the report names.
+    pub free: Option<usize>,
+    /// What the run showed.
+    pub showing: Showing,
+    /// What the guest printed.
+    pub console: Vec<u8>,
+}
 
 /// Runs it twice, with the log and without.
 ///
@@ -47,6 +61,26 @@ pub fn run(rerun: &Rerun, what: &Path) -> Outcome {
             "warning: the guest did not say where its modules are; their functions are not in the trace"
         );
     }
+    let traced = take(rerun, &layout)?;
+    if let Some(stored) = &rerun.stored {
+        let is_as_stored = if stored.console == traced.console { "equals" } else { "differs from" };
+        println!("console: {is_as_stored} the stored one");
+    }
+    let title = match &traced.showing {
+        Showing::Same(report) | Showing::Other(report) => &report.title,
+        Showing::None | Showing::Infrastructure(_) => "none",
+    };
+    println!("report: {title}");
+    store(&traced, what)?;
+    Ok(if matches!(traced.showing, Showing::Same(_)) { Exit::Finding } else { Exit::Pass })
+}
+
+/// Runs it without the log and with it, and says how they compare.
+///
+/// # Errors
+/// When there is no snapshot to run from, a guest fails, or the runs differ.
+pub fn take(rerun: &Rerun, layout: &Layout<'_>) -> Result<Traced> {
+    let snapshot = rerun.snapshot("a trace")?;
     let lookup = |pc| layout.function(pc);
     let (config, epoch, limits) = (&rerun.machine.config, rerun.case.epoch(), Limits::default());
     let dir = RunDir::new().context("cannot make a folder for running machines")?;
@@ -54,42 +88,37 @@ pub fn run(rerun: &Rerun, what: &Path) -> Outcome {
     let bare = det::run_epoch(config, &snapshot, &epoch, limits, &dir.path().join("bare"));
     let bare_secs = started.elapsed().as_secs_f64();
     let started = Instant::now();
-    let ranges = [text_range(&layout)?, MODULES];
+    let ranges = [text_range(layout)?, MODULES];
     let run_dir = dir.path().join("traced");
-    let (traced, recorder) = det::run_traced(config, &snapshot, &epoch, limits, &run_dir, &ranges, |log| {
-        let mut recorder = Recorder::new(&lookup);
-        let end = exec_log::read(BufReader::with_capacity(1 << 20, log), |block| recorder.block(block));
-        end.map(|()| recorder)
+    let (outcome, recorder) = det::run_traced(config, &snapshot, &epoch, limits, &run_dir, &ranges, |log| {
+        let mut recorder = Recorder::default();
+        let log = BufReader::with_capacity(LOG_BUFFER, log);
+        exec_log::read(log, |block| recorder.block(block, &lookup)).map(|()| recorder)
     });
     let secs = started.elapsed().as_secs_f64();
     well(&bare)?;
-    well(&traced)?;
+    well(&outcome)?;
     let recorder = recorder.context("no log came")?.context("the log cannot be read")?;
     println!(
         "traced: {} blocks of code, {} entries of functions kept ({secs:.1} s; {bare_secs:.1} s without)",
         recorder.n_blocks,
         recorder.entries.len()
     );
-    if traced.console != bare.console {
+    if outcome.console != bare.console {
         bail!("the traced run is not the run without: the consoles differ, and nothing is kept of it");
     }
-    println!("console: identical with and without the trace ({} bytes)", traced.console.len());
-    if let Some(stored) = &rerun.stored {
-        let is_as_stored = if stored.console == traced.console { "equals" } else { "differs from" };
-        println!("console: {is_as_stored} the stored one");
-    }
-    let showing = rerun.case.judge(&traced);
-    let report = match &showing {
-        Showing::Same(report) | Showing::Other(report) => Some(&**report),
+    println!("console: identical with and without the trace ({} bytes)", outcome.console.len());
+    let showing = rerun.case.judge(&outcome);
+    let free = match &showing {
+        Showing::Same(report) | Showing::Other(report) => free(&recorder, report),
         Showing::None | Showing::Infrastructure(_) => None,
     };
-    println!("report: {}", report.map_or("none", |report| &report.title));
-    store(&recorder, report.and_then(|report| free(&recorder, report)), what)?;
-    Ok(if matches!(showing, Showing::Same(_)) { Exit::Finding } else { Exit::Pass })
+    Ok(Traced { recorder, free, showing, console: outcome.console })
 }
 
 /// Writes the trace, and puts what matters of it into a finding's report.
-fn store(recorder: &Recorder<'_>, free: Option<usize>, what: &Path) -> Result<()> {
+fn store(traced: &Traced, what: &Path) -> Result<()> {
+    let (recorder, free) = (&traced.recorder, traced.free);
     let folder = if what.is_dir() { what } else { Path::new("") };
     let (path, text) = (folder.join(FILE), text::file(recorder, free));
     disk::write(&path, text.as_bytes())?;
@@ -112,7 +141,7 @@ fn store(recorder: &Recorder<'_>, free: Option<usize>, what: &Path) -> Result<()
 }
 
 /// Where in the trace the free is that the report tells of.
-fn free(recorder: &Recorder<'_>, report: &Report) -> Option<usize> {
+fn free(recorder: &Recorder, report: &Report) -> Option<usize> {
     let roles = [Role::Freed, Role::PageFreed];
     let stack = report.stacks.iter().find(|stack| roles.contains(&stack.role))?;
     let mut frames =

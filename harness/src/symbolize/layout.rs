@@ -12,6 +12,9 @@ use crate::oracle;
 /// What comes before the sections in the agent's line about a module.
 const MODULE_LINE: &str = "SHRINKTORTURE: module ";
 
+/// The sections that the agent tells of.
+pub const SECTIONS: [&str; 4] = [".text", ".rodata", ".data", ".bss"];
+
 /// Names of sections to their addresses.
 pub type Sections = BTreeMap<String, u64>;
 

@@ -10,7 +10,7 @@ use harness::{exec_log::Block, symbolize::layout::Function};
 const ENTRIES_MAX: usize = 1 << 18;
 
 /// Where a report begins.
-const REPORTERS: &[&str] = &[
+pub const REPORTERS: &[&str] = &[
     "kasan_report",
     "kasan_report_invalid_free",
     "kfence_report_error",
@@ -119,7 +119,7 @@ const NOISE: &[&str] = &[
 pub type Place = (usize, u64);
 
 /// The function that an address is in, and where in it.
-pub type Lookup<'a> = &'a (dyn Fn(u64) -> Option<(Function, u64)> + Sync);
+pub type Lookup<'a> = &'a dyn Fn(u64) -> Option<(Function, u64)>;
 
 /// A function was entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,8 +137,8 @@ pub struct Entry {
 }
 
 /// Takes block after block.
-pub struct Recorder<'a> {
-    lookup: Lookup<'a>,
+#[derive(Default)]
+pub struct Recorder {
     /// Places by address.
     places: HashMap<u64, Option<Place>>,
     /// Functions by where they begin.
@@ -167,30 +167,14 @@ enum Kind {
     Reporter,
 }
 
-impl<'a> Recorder<'a> {
-    /// Nothing has run yet.
-    pub fn new(lookup: Lookup<'a>) -> Recorder<'a> {
-        Recorder {
-            lookup,
-            places: HashMap::new(),
-            starts: HashMap::new(),
-            kinds: Vec::new(),
-            counts: Vec::new(),
-            last: HashMap::new(),
-            functions: Vec::new(),
-            entries: VecDeque::new(),
-            report: None,
-            n_blocks: 0,
-        }
-    }
-
+impl Recorder {
     /// The next block.
-    pub fn block(&mut self, block: Block) {
+    pub fn block(&mut self, block: Block, lookup: Lookup<'_>) {
         self.n_blocks += 1;
         if self.report.is_some() {
             return;
         }
-        let Some((function, offset)) = self.place(block.pc) else { return };
+        let Some((function, offset)) = self.place(block.pc, lookup) else { return };
         let from = self.last.insert(block.cpu, (function, offset));
         if offset == 0 {
             self.enter(block.cpu, function, from);
@@ -215,11 +199,11 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    fn place(&mut self, pc: u64) -> Option<Place> {
+    fn place(&mut self, pc: u64, lookup: Lookup<'_>) -> Option<Place> {
         if let Some(known) = self.places.get(&pc) {
             return *known;
         }
-        let found = (self.lookup)(pc).map(|(function, offset)| {
+        let found = lookup(pc).map(|(function, offset)| {
             let start = pc - offset;
             let idx = *self.starts.entry(start).or_insert_with(|| {
                 self.kinds.push(kind(&function));
@@ -273,9 +257,9 @@ mod tests {
         Some((Function { symbol: name.clone(), name, file: file.into(), ..Function::default() }, pc & 15))
     }
 
-    fn recorder(blocks: &[(u32, u64)]) -> Recorder<'static> {
-        let mut recorder = Recorder::new(&lookup);
-        blocks.iter().for_each(|&(cpu, pc)| recorder.block(Block { cpu, pc }));
+    fn recorder(blocks: &[(u32, u64)]) -> Recorder {
+        let mut recorder = Recorder::default();
+        blocks.iter().for_each(|&(cpu, pc)| recorder.block(Block { cpu, pc }, &lookup));
         recorder
     }
 

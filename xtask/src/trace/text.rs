@@ -22,7 +22,7 @@ const HEADING: &str = "## Interleaving";
 const HEAD: &str = "       n cpu         k function";
 
 /// `trace.txt`: the last entries of every vCPU, in the order in which they ran, and all from `free` on.
-pub fn file(recorder: &Recorder<'_>, free: Option<usize>) -> String {
+pub fn file(recorder: &Recorder, free: Option<usize>) -> String {
     let mut out = String::from(
         "Functions of the kernel as they were entered, over all vCPUs in the order in which they ran, up to the report.\n\
          n: how many entries before the report's. k: this is the k-th entry of the function since the snapshot.\n\
@@ -56,7 +56,7 @@ pub fn file(recorder: &Recorder<'_>, free: Option<usize>) -> String {
 }
 
 /// What happened between the two halves: from the free that the report names, or the last entries where it names none.
-pub fn excerpt(recorder: &Recorder<'_>, free: Option<usize>) -> String {
+pub fn excerpt(recorder: &Recorder, free: Option<usize>) -> String {
     let n_entries = recorder.entries.len();
     let first = free.map_or(n_entries.saturating_sub(2 * EXCERPT_HALF), |free| free.saturating_sub(BEFORE));
     let mut out = format!("{HEAD}\n");
@@ -107,19 +107,19 @@ pub fn in_report(report: &str, excerpt: &str, words: &str) -> String {
     out
 }
 
-fn push(out: &mut String, recorder: &Recorder<'_>, at: usize, free: Option<usize>) {
+fn push(out: &mut String, recorder: &Recorder, at: usize, free: Option<usize>) {
     let before = format!("-{}", recorder.entries.len() - at);
     let mark = if free == Some(at) { "  <-- the free that the report names" } else { "" };
     push_line(out, recorder, &recorder.entries[at], &before, mark);
 }
 
-fn push_report(out: &mut String, recorder: &Recorder<'_>) {
+fn push_report(out: &mut String, recorder: &Recorder) {
     if let Some(report) = &recorder.report {
         push_line(out, recorder, report, "0", "  <-- the report");
     }
 }
 
-fn push_line(out: &mut String, recorder: &Recorder<'_>, entry: &Entry, n: &str, mark: &str) {
+fn push_line(out: &mut String, recorder: &Recorder, entry: &Entry, n: &str, mark: &str) {
     let function = &recorder.functions[entry.function].1;
     let module = function.module.as_ref().map_or(String::new(), |module| format!(" [{module}]"));
     let times = if entry.times > 1 { format!(" x{}", entry.times) } else { String::new() };
@@ -156,9 +156,9 @@ mod tests {
         Some((function, 0))
     }
 
-    fn recorder(blocks: impl IntoIterator<Item = (u32, u64)>) -> Recorder<'static> {
-        let mut recorder = Recorder::new(&lookup);
-        blocks.into_iter().for_each(|(cpu, pc)| recorder.block(Block { cpu, pc }));
+    fn recorder(blocks: impl IntoIterator<Item = (u32, u64)>) -> Recorder {
+        let mut recorder = Recorder::default();
+        blocks.into_iter().for_each(|(cpu, pc)| recorder.block(Block { cpu, pc }, &lookup));
         recorder
     }
 
