@@ -3,3 +3,4 @@
 report
 printf "address reported: %#lx\n", $rdi
 backtrace 8
+kill

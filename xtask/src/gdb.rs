@@ -2,8 +2,12 @@
 //! `cargo xtask repro FINDING --gdb`: the guest under gdb, stopped where the report begins or at an earlier moment.
 //!
 //! A run is the same each time, so going back is starting anew and stopping sooner. A moment is named by a function and how often
-//! it had been entered since the snapshot: exact, and read off `trace.txt`. Under TCG a breakpoint is QEMU's own; the guest's
-//! memory stays as it is, and stopping takes no virtual time.
+//! it had been entered since the snapshot, which a trace tells exactly.
+//!
+//! Under TCG a breakpoint is QEMU's own and the guest's memory stays as it is, so up to its first stop the run is the run
+//! without. Going on is not: to QEMU a stopped vCPU is an idle one, and virtual time jumps to the next timer. So one cannot
+//! count entries with a breakpoint that stops at each; the first stop is at the last block before the moment that runs for
+//! the first time, most often a few instructions away, and from there it is counted.
 
 use std::{
     fmt::Write,
@@ -76,10 +80,10 @@ pub fn run(rerun: &Rerun, at: Option<&Moment>, script: Option<&Path>) -> Outcome
     let boot = snapshot.boot_console();
     let symbolizer = fuzz::symbols(&rerun.machine).context("there is nothing to show without symbols")?;
     let layout = Layout::new(&symbolizer, &rerun.machine.modules, &boot);
-    let moment = at.map(|at| moment(rerun, at, &layout)).transpose()?;
+    let way = at.map(|at| way(rerun, at, &layout)).transpose()?;
     let dir = RunDir::new().context("cannot make a folder for running machines")?;
     let (socket, commands) = (dir.path().join("gdb"), dir.path().join("start.gdb"));
-    let text = start_script(rerun, &layout, &boot, &socket, moment)?;
+    let text = start_script(rerun, &layout, &boot, &socket, way.as_ref())?;
     std::fs::write(&commands, text).with_context(|| commands.display().to_string())?;
     let run_dir = dir.path().join("guest");
     let epoch = rerun.case.epoch();
@@ -91,7 +95,7 @@ pub fn run(rerun: &Rerun, at: Option<&Moment>, script: Option<&Path>) -> Outcome
         told(command.arg("-batch").arg("-x").arg(script).status())?;
         END_LIMIT
     } else if std::io::stdin().is_terminal() {
-        let stop = if moment.is_some() { "there" } else { "report" };
+        let stop = if way.is_some() { "there" } else { "report" };
         told(command.arg("-ex").arg(stop).status())?;
         END_LIMIT
     } else {
@@ -106,10 +110,6 @@ pub fn run(rerun: &Rerun, at: Option<&Moment>, script: Option<&Path>) -> Outcome
             println!("the guest was left before it reported anything")
         }
     }
-    if let (Some(stored), Showing::Same(_)) = (&rerun.stored, &showing) {
-        let is_as_stored = if stored.console == outcome.console { "equals" } else { "differs from" };
-        println!("console: {is_as_stored} the stored one, although gdb looked");
-    }
     Ok(if matches!(showing, Showing::Same(_)) { Exit::Finding } else { Exit::Pass })
 }
 
@@ -122,30 +122,38 @@ fn told(status: std::io::Result<ExitStatus>) -> Result<()> {
     Ok(())
 }
 
-/// Where the moment is: an address and the how-manieth time it is reached.
-fn moment(rerun: &Rerun, at: &Moment, layout: &Layout<'_>) -> Result<(u64, u64)> {
-    if let Moment::Entry(function, k) = at {
-        return match layout.addresses(function)[..] {
-            [address] => Ok((address, *k)),
-            [] => Err(usage!("--at: the kernel has no function `{function}`")),
-            _ => Err(usage!("--at: the kernel has several functions `{function}`; count entries: --at -N")),
-        };
-    }
+/// How to get to a moment.
+struct Way {
+    /// The first stop: a block that runs there for the first time.
+    anchor: u64,
+    /// The function that is entered at the moment.
+    address: u64,
+    /// How often it is entered between the two.
+    passes: u64,
+}
+
+/// Finds the moment in a trace.
+fn way(rerun: &Rerun, at: &Moment, layout: &Layout<'_>) -> Result<Way> {
     let traced = trace::take(rerun, layout)?;
     let recorder = &traced.recorder;
     let idx = match at {
+        Moment::Free => traced.free,
         Moment::Before(n) => recorder.entries.len().checked_sub(*n),
-        _ => traced.free,
+        Moment::Entry(symbol, k) => recorder.nth_entry(symbol, *k),
     };
-    let entry = idx.and_then(|idx| recorder.entries.get(idx));
-    let entry = entry
-        .ok_or_else(|| usage!("--at: the run has no such moment; `repro --trace` shows those it has"))?;
+    let none = || usage!("--at: the run has no such moment; `repro --trace` shows those it has");
+    let idx = idx.ok_or_else(none)?;
+    let entry = &recorder.entries[idx];
     let (address, function) = &recorder.functions[entry.function];
     println!(
         "stops at {} when it is entered for the {}th time, on CPU {}",
         function.name, entry.kth, entry.cpu
     );
-    Ok((*address, entry.kth))
+    let passes = recorder.since_anchor(idx);
+    if let Some((function, offset)) = layout.function(entry.anchor).filter(|_| entry.anchor != *address) {
+        println!("by way of {}+{offset:#x}, {passes} entries before it", function.name);
+    }
+    Ok(Way { anchor: entry.anchor, address: *address, passes })
 }
 
 /// What gdb is to do first. File names have no place for commands: gdb takes the rest of the line.
@@ -154,7 +162,7 @@ fn start_script(
     layout: &Layout<'_>,
     boot: &[u8],
     socket: &Path,
-    moment: Option<(u64, u64)>,
+    way: Option<&Way>,
 ) -> Result<String> {
     let mut out = String::from("set pagination off\nset confirm off\nset architecture i386:x86-64\n");
     writeln!(out, "file {}", rerun.machine.vmlinux.display())?;
@@ -176,9 +184,12 @@ fn start_script(
         writeln!(out, "tbreak *{address:#x}")?;
     }
     out.push_str("continue\nend\ndocument report\nGo on to where the report begins.\nend\n");
-    if let Some((address, k)) = moment {
-        writeln!(out, "define there\ntbreak *{address:#x}\nignore $bpnum {}\ncontinue\nend", k - 1)?;
-        out.push_str("document there\nGo on to the moment of --at.\nend\n");
+    if let Some(Way { anchor, address, passes }) = way {
+        writeln!(out, "define there\ntbreak *{anchor:#x}\ncontinue")?;
+        if anchor != address {
+            writeln!(out, "tbreak *{address:#x}\nignore $bpnum {passes}\ncontinue")?;
+        }
+        out.push_str("end\ndocument there\nGo on to the moment of --at.\nend\n");
     }
     Ok(out)
 }

@@ -134,6 +134,8 @@ pub struct Entry {
     pub kth: u64,
     /// How often it was entered with nothing else in between.
     pub times: u64,
+    /// The last block up to this one that had never run before: a breakpoint there stops the run for the first time in it.
+    pub anchor: u64,
 }
 
 /// Takes block after block.
@@ -145,6 +147,8 @@ pub struct Recorder {
     starts: HashMap<u64, usize>,
     kinds: Vec<Kind>,
     counts: Vec<u64>,
+    /// The last block that had never run before.
+    anchor: u64,
     /// Where each vCPU was last.
     last: HashMap<u32, Place>,
     /// Functions that ran, and where they begin.
@@ -183,7 +187,7 @@ impl Recorder {
 
     fn enter(&mut self, cpu: u32, function: usize, from: Option<Place>) {
         self.counts[function] += 1;
-        let entry = Entry { cpu, function, from, kth: self.counts[function], times: 1 };
+        let entry = Entry { cpu, function, from, kth: self.counts[function], times: 1, anchor: self.anchor };
         let is_check = from.is_some_and(|(caller, _)| self.kinds[caller] == Kind::Check);
         match (self.kinds[function], self.entries.back_mut()) {
             (Kind::Reporter, _) => self.report = Some(entry),
@@ -203,6 +207,7 @@ impl Recorder {
         if let Some(known) = self.places.get(&pc) {
             return *known;
         }
+        self.anchor = pc;
         let found = lookup(pc).map(|(function, offset)| {
             let start = pc - offset;
             let idx = *self.starts.entry(start).or_insert_with(|| {
@@ -215,6 +220,22 @@ impl Recorder {
         });
         self.places.insert(pc, found);
         found
+    }
+
+    /// The index in [`Self::entries`] of the k-th entry of a function.
+    pub fn nth_entry(&self, symbol: &str, k: u64) -> Option<usize> {
+        let is = |entry: &Entry| {
+            (entry.kth..entry.kth + entry.times).contains(&k)
+                && self.functions[entry.function].1.symbol == symbol
+        };
+        self.entries.iter().position(is)
+    }
+
+    /// How often the function of an entry is entered between its anchor and the entry.
+    pub fn since_anchor(&self, at: usize) -> u64 {
+        let entry = &self.entries[at];
+        let before = self.entries.range(..at).rev().take_while(|other| other.anchor == entry.anchor);
+        before.filter(|other| other.function == entry.function).map(|other| other.times).sum()
     }
 
     /// The index in [`Self::entries`] of the last call of a function, of those from `caller` if there is any.
@@ -295,6 +316,16 @@ mod tests {
         ];
         assert_eq!(found, expected);
         assert_eq!(recorder.report.as_ref().map(|entry| entry.cpu), Some(0));
+    }
+
+    #[test]
+    fn the_anchor_of_an_entry_is_the_last_block_that_ran_for_the_first_time() {
+        let recorder =
+            recorder(&[(0, 0x10), (0, 0x40), (0, 0x10), (0, 0x40), (0, 0x10), (0, 0x48), (0, 0x10)]);
+        let anchors: Vec<u64> = recorder.entries.iter().map(|entry| entry.anchor).collect();
+        assert_eq!(anchors, [0x10, 0x40, 0x40, 0x40, 0x40, 0x48]);
+        assert_eq!([0, 2, 4, 5].map(|at| recorder.since_anchor(at)), [0, 0, 1, 0]);
+        assert_eq!([1, 3, 5].map(|k| recorder.nth_entry("kfree", k)), [Some(0), Some(4), None]);
     }
 
     #[test]
