@@ -145,12 +145,16 @@ fn way(rerun: &Rerun, at: &Moment, layout: &Layout<'_>) -> Result<Way> {
     let idx = idx.ok_or_else(none)?;
     let entry = &recorder.entries[idx];
     let (address, function) = &recorder.functions[entry.function];
-    println!(
-        "stops at {} when it is entered for the {}th time, on CPU {}",
-        function.name, entry.kth, entry.cpu
-    );
-    let passes = recorder.since_anchor(idx);
-    if let Some((function, offset)) = layout.function(entry.anchor).filter(|_| entry.anchor != *address) {
+    // Which of those that are one entry of the trace.
+    let nth = match at {
+        Moment::Free => entry.times - 1,
+        Moment::Before(_) => 0,
+        Moment::Entry(_, k) => k - entry.kth,
+    };
+    println!("stops at {}, entry {} of it, on CPU {}", function.name, entry.kth + nth, entry.cpu);
+    let passes = recorder.since_anchor(idx) + nth;
+    let is_there = entry.anchor == *address && passes == 0;
+    if let Some((function, offset)) = layout.function(entry.anchor).filter(|_| !is_there) {
         println!("by way of {}+{offset:#x}, {passes} entries before it", function.name);
     }
     Ok(Way { anchor: entry.anchor, address: *address, passes })
@@ -186,8 +190,10 @@ fn start_script(
     out.push_str("continue\nend\ndocument report\nGo on to where the report begins.\nend\n");
     if let Some(Way { anchor, address, passes }) = way {
         writeln!(out, "define there\ntbreak *{anchor:#x}\ncontinue")?;
-        if anchor != address {
-            writeln!(out, "tbreak *{address:#x}\nignore $bpnum {passes}\ncontinue")?;
+        // Where the function is its own anchor, the first stop is one of its entries.
+        let left = if anchor == address { passes.checked_sub(1) } else { Some(*passes) };
+        if let Some(left) = left {
+            writeln!(out, "tbreak *{address:#x}\nignore $bpnum {left}\ncontinue")?;
         }
         out.push_str("end\ndocument there\nGo on to the moment of --at.\nend\n");
     }

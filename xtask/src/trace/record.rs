@@ -132,10 +132,17 @@ pub struct Entry {
     pub from: Option<Place>,
     /// How often it had been entered, on whichever vCPU, this time included: with the function the coordinate of a moment.
     pub kth: u64,
-    /// How often it was entered with nothing else in between.
+    /// How often it was entered, from the same place, with nothing else and nothing new in between.
     pub times: u64,
     /// The last block up to this one that had never run before: a breakpoint there stops the run for the first time in it.
     pub anchor: u64,
+}
+
+impl Entry {
+    fn is_repeated_by(&self, next: &Entry) -> bool {
+        let what = |entry: &Entry| (entry.cpu, entry.function, entry.from, entry.anchor);
+        what(self) == what(next)
+    }
 }
 
 /// Takes block after block.
@@ -193,7 +200,7 @@ impl Recorder {
             (Kind::Reporter, _) => self.report = Some(entry),
             (Kind::Noise | Kind::Check, _) => {}
             (Kind::Plain, _) if is_check => {}
-            (Kind::Plain, Some(last)) if (last.cpu, last.function) == (cpu, function) => last.times += 1,
+            (Kind::Plain, Some(last)) if last.is_repeated_by(&entry) => last.times += 1,
             (Kind::Plain, _) => {
                 if self.entries.len() == ENTRIES_MAX {
                     self.entries.pop_front();
@@ -297,6 +304,8 @@ mod tests {
             (1, 0x10),
             (1, 0x18),
             (1, 0x10),
+            (1, 0x18),
+            (1, 0x10),
             (0, 0x10),
             (0, 0x30),
             (0, 0x40),
@@ -311,8 +320,9 @@ mod tests {
         let from = Some("shrink_slab+8".to_owned());
         let expected = [
             (0, "shrink_slab".to_owned(), None, 1, 1),
-            (1, "kfree".to_owned(), None, 2, 2),
-            (0, "kfree".to_owned(), from, 4, 1),
+            (1, "kfree".to_owned(), None, 2, 1),
+            (1, "kfree".to_owned(), Some("kfree+8".to_owned()), 3, 2),
+            (0, "kfree".to_owned(), from, 5, 1),
         ];
         assert_eq!(found, expected);
         assert_eq!(recorder.report.as_ref().map(|entry| entry.cpu), Some(0));

@@ -164,15 +164,15 @@ mod tests {
 
     #[test]
     fn the_excerpt_goes_from_the_free_to_the_report() {
-        let recorder = recorder([(0, 1), (1, 2), (1, 2), (0, 1), (0, 0)]);
-        let lines: Vec<String> = excerpt(&recorder, Some(1)).lines().map(str::to_owned).collect();
+        let recorder = recorder([(0, 1), (1, 2), (1, 2), (1, 2), (0, 1), (0, 0)]);
+        let lines: Vec<String> = excerpt(&recorder, Some(2)).lines().map(str::to_owned).collect();
         assert_eq!(lines[0], HEAD);
-        assert_eq!(lines[1], "      -3   0         1 function_1  mm/a.c:7");
+        assert_eq!(lines[1], "      -4   0         1 function_1  mm/a.c:7");
         assert_eq!(
-            lines[2],
-            "      -2   1         1 function_2 x2  mm/a.c:7  <-- the free that the report names"
+            lines[3],
+            "      -2   1         2 function_2 x2  mm/a.c:7  from function_2+0x0  <-- the free that the report names"
         );
-        assert_eq!(lines[4], "       0   0         1 panic  mm/a.c:7  from function_1+0x0  <-- the report");
+        assert_eq!(lines[5], "       0   0         1 panic  mm/a.c:7  from function_1+0x0  <-- the report");
     }
 
     #[test]
