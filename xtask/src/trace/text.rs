@@ -80,11 +80,8 @@ pub fn in_report(report: &str, excerpt: &str, words: &str) -> String {
     for line in report.split_inclusive('\n') {
         let bare = line.trim_end();
         match &fence {
-            Some(open) => {
-                if bare == open {
-                    fence = None;
-                }
-            }
+            Some(open) if bare == open => fence = None,
+            Some(_) => {}
             None if bare.starts_with("```") => {
                 fence = Some(bare.chars().take_while(|c| *c == '`').collect());
             }
