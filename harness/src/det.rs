@@ -8,7 +8,10 @@
 use std::{
     fs::{self, File},
     io::{self, Read},
+    ops::Range,
     path::{Path, PathBuf},
+    process::ChildStdout,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -19,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     console::console_path,
     epoch::{Epoch, EpochEnd, EpochOutcome},
-    guest::{Execution, GuestConfig, Leaks, Memory, Plan, Start},
+    guest::{Execution, GuestConfig, Leaks, Memory, Plan, Start, Watch},
     machine::{Machine, MachineEnd, MachineError},
     oracle,
     program::Schedule,
@@ -30,7 +33,7 @@ pub const BOOT_LIMIT: Duration = Duration::from_secs(600);
 /// Wall time saving or loading the machine state may take.
 const STATE_LIMIT: Duration = Duration::from_secs(60);
 /// Name of the machine state in a snapshot folder.
-const STATE_FILE: &str = "state";
+pub(crate) const STATE_FILE: &str = "state";
 /// Name of what the guest printed while it booted.
 const BOOT_LOG: &str = "boot.log";
 /// Name of the manifest; written last.
@@ -143,6 +146,7 @@ fn take_snapshot(
         leaks,
         start: Start::Boot,
         memory: &memory,
+        watch: Watch::Nothing,
     };
     fs::create_dir_all(dir).map_err(|e| MachineError::io(dir.display().to_string(), e))?;
     let run_dir = dir.join("run");
@@ -239,6 +243,42 @@ pub fn run_epoch(
     limits: Limits,
     run_dir: &Path,
 ) -> EpochOutcome {
+    run_restored(guest, snapshot, epoch, limits, run_dir, Watch::Nothing, &mut |_| {})
+}
+
+/// Runs an epoch as [`run_epoch`] does. Meanwhile `reader` is given QEMU's log of the code in some ranges of addresses; what
+/// it made of that comes back, too, unless there was no machine.
+pub fn run_traced<T: Send>(
+    guest: &GuestConfig,
+    snapshot: &Snapshot,
+    epoch: &Epoch,
+    limits: Limits,
+    run_dir: &Path,
+    ranges: &[Range<u64>],
+    reader: impl FnOnce(ChildStdout) -> T + Send,
+) -> (EpochOutcome, Option<T>) {
+    thread::scope(|scope| {
+        let (mut reader, mut reading) = (Some(reader), None);
+        let mut begin = |machine: &mut Machine| {
+            if let (Some(log), Some(reader)) = (machine.log.take(), reader.take()) {
+                reading = Some(scope.spawn(move || reader(log)));
+            }
+        };
+        let watch = Watch::Blocks(ranges);
+        let outcome = run_restored(guest, snapshot, epoch, limits, run_dir, watch, &mut begin);
+        (outcome, reading.and_then(|reading| reading.join().ok()))
+    })
+}
+
+fn run_restored(
+    guest: &GuestConfig,
+    snapshot: &Snapshot,
+    epoch: &Epoch,
+    limits: Limits,
+    run_dir: &Path,
+    watch: Watch<'_>,
+    begin: &mut dyn FnMut(&mut Machine),
+) -> EpochOutcome {
     let memory = Memory::CopyOnWrite(&snapshot.dir);
     let plan = Plan {
         guest,
@@ -247,9 +287,10 @@ pub fn run_epoch(
         leaks: epoch.leaks(),
         start: Start::Incoming,
         memory: &memory,
+        watch,
     };
     let state = snapshot.dir.join(STATE_FILE);
-    run(plan, Some(&state), epoch, limits, run_dir)
+    run(plan, Some(&state), epoch, limits, run_dir, begin)
 }
 
 /// Runs an epoch from power-on: slower, but it needs no snapshot, so another machine sees the same.
@@ -267,30 +308,24 @@ pub fn run_from_power_on(
         leaks: epoch.leaks(),
         start: Start::Boot,
         memory: &Memory::Private,
+        watch: Watch::Nothing,
     };
-    run(plan, None, epoch, limits, run_dir)
+    run(plan, None, epoch, limits, run_dir, &mut |_| {})
 }
 
-fn run(plan: Plan<'_>, state: Option<&Path>, epoch: &Epoch, limits: Limits, run_dir: &Path) -> EpochOutcome {
+fn run(
+    plan: Plan<'_>,
+    state: Option<&Path>,
+    epoch: &Epoch,
+    limits: Limits,
+    run_dir: &Path,
+    begin: &mut dyn FnMut(&mut Machine),
+) -> EpochOutcome {
     let started = Instant::now();
-    match try_run(plan, state, epoch, limits, run_dir) {
+    match try_run(plan, state, epoch, limits, run_dir, begin) {
         Ok((mut machine, end, in_guest)) => {
-            machine.kill();
-            let console = fs::read(console_path(run_dir)).unwrap_or_default();
-            let header = machine.shm.header();
-            let end = epoch_end(end, header.state, &console);
-            let in_flight = (end != EpochEnd::Done && header.state != state::READY)
-                .then_some((header.program_idx as usize).min(epoch.programs.len().saturating_sub(1)));
-            let programs = machine.shm.outcomes(epoch);
-            EpochOutcome {
-                end,
-                console,
-                boot: Vec::new(),
-                programs,
-                in_flight,
-                wall: started.elapsed(),
-                in_guest,
-            }
+            let outcome = outcome_of(&mut machine, end, epoch, run_dir);
+            EpochOutcome { wall: started.elapsed(), in_guest, ..outcome }
         }
         Err(error) => EpochOutcome {
             console: fs::read(console_path(run_dir)).unwrap_or_default(),
@@ -300,21 +335,45 @@ fn run(plan: Plan<'_>, state: Option<&Path>, epoch: &Epoch, limits: Limits, run_
     }
 }
 
+/// What a machine that has ended leaves behind.
+pub(crate) fn outcome_of(
+    machine: &mut Machine,
+    end: MachineEnd,
+    epoch: &Epoch,
+    run_dir: &Path,
+) -> EpochOutcome {
+    machine.kill();
+    let console = fs::read(console_path(run_dir)).unwrap_or_default();
+    let header = machine.shm.header();
+    let end = epoch_end(end, header.state, &console);
+    let in_flight = (end != EpochEnd::Done && header.state != state::READY)
+        .then_some((header.program_idx as usize).min(epoch.programs.len().saturating_sub(1)));
+    let programs = machine.shm.outcomes(epoch);
+    EpochOutcome { console, programs, in_flight, ..EpochOutcome::failed(end, 0) }
+}
+
+/// Loads a snapshot's machine state; the vCPUs stand.
+pub(crate) fn restore(machine: &mut Machine, state: &Path) -> Result<(), MachineError> {
+    let uri = format!("exec:cat '{}'", state.display().to_string().replace('\'', "'\\''"));
+    machine.qmp.migrate("migrate-incoming", &uri, STATE_LIMIT).map_err(|e| machine.qmp_error(e))
+}
+
 fn try_run(
     plan: Plan<'_>,
     state: Option<&Path>,
     epoch: &Epoch,
     limits: Limits,
     run_dir: &Path,
+    begin: &mut dyn FnMut(&mut Machine),
 ) -> Result<(Machine, MachineEnd, Duration), MachineError> {
     let mut machine = Machine::start(plan, run_dir, |shm| {
         shm.put_batch(epoch, 1, flag::EXIT_WHEN_DONE | epoch.flags(), limits.op_deadline)
     })?;
+    begin(&mut machine);
     let mut limit = limits.wall + BOOT_LIMIT;
     if let Some(state) = state {
         limit = limits.wall;
-        let uri = format!("exec:cat '{}'", state.display().to_string().replace('\'', "'\\''"));
-        machine.qmp.migrate("migrate-incoming", &uri, STATE_LIMIT).map_err(|e| machine.qmp_error(e))?;
+        restore(&mut machine, state)?;
         machine.qmp.command("cont", serde_json::json!({})).map_err(|e| machine.qmp_error(e))?;
     }
     let running = Instant::now();

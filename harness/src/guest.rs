@@ -4,6 +4,7 @@
 
 use std::{
     ffi::OsString,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -97,6 +98,21 @@ pub struct Plan<'a> {
     pub start: Start,
     /// Where guest memory lives.
     pub memory: &'a Memory<'a>,
+    /// What is looked at from outside while it runs.
+    pub watch: Watch<'a>,
+}
+
+/// What is looked at from outside. Under the deterministic engine the guest's course is the same with it and without.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Watch<'a> {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Every block of code that begins in one of these ranges of addresses, logged as it is executed to
+    /// [`crate::machine::Machine::log`].
+    Blocks(&'a [Range<u64>]),
+    /// What a debugger asks for over a socket at this path. The machine waits for it to say `continue`.
+    Debugger(&'a Path),
 }
 
 /// Files that host and guest talk through.
@@ -133,6 +149,7 @@ pub fn arguments(plan: &Plan<'_>, wires: &Wires<'_>) -> Vec<OsString> {
     args.extend(cpus(plan.guest, plan.schedule, plan.execution));
     args.extend(ram(plan.guest, plan.schedule, plan.memory));
     args.extend(devices(wires));
+    args.extend(watch(plan.watch));
     args
 }
 
@@ -226,6 +243,19 @@ fn devices(wires: &Wires<'_>) -> Vec<OsString> {
         "-qmp",
         &format!("unix:{},server=on,wait=off", escape(wires.qmp)),
     ])
+}
+
+fn watch(watch: Watch<'_>) -> Vec<OsString> {
+    match watch {
+        Watch::Nothing => Vec::new(),
+        Watch::Blocks(ranges) => {
+            let ranges: Vec<String> =
+                ranges.iter().map(|range| format!("{:#x}..{:#x}", range.start, range.end - 1)).collect();
+            // Blocks that jump straight into each other would be logged once.
+            words(&["-d", "exec,nochain", "-dfilter", &ranges.join(","), "-D", "/dev/stdout"])
+        }
+        Watch::Debugger(socket) => words(&["-gdb", &format!("unix:{},server=on,wait=off", escape(socket))]),
+    }
 }
 
 /// QEMU's option parser wants commas doubled.

@@ -5,12 +5,15 @@
 //! [`guest`] is what it runs on; [`machine`] is one QEMU process, talked to over [`qmp`] and [`shm`], with its
 //! [`console`] and, when deterministic, kept in [`lockstep`]; [`det`] and
 //! [`par`] are the two engines, [`pool`] runs several guests; the [`oracle`] reads the console, [`symbolize`] adds source
-//! lines, [`coverage`] knows what could have been reached, [`plain`] makes text of a guest safe to show.
+//! lines, [`coverage`] knows what could have been reached, [`exec_log`] what ran, [`debug`] has a debugger look, [`plain`]
+//! makes text of a guest safe to show.
 
 pub mod console;
 pub mod coverage;
+pub mod debug;
 pub mod det;
 pub mod epoch;
+pub mod exec_log;
 pub mod guest;
 pub mod lockstep;
 pub mod machine;

@@ -5,7 +5,7 @@ use std::{
     fs, io,
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ use nix::sys::{prctl, signal::Signal};
 
 use crate::{
     console::{CONSOLE_BYTES_MAX, Console},
-    guest::{Execution, Plan, Wires, arguments},
+    guest::{Execution, Plan, Watch, Wires, arguments},
     lockstep,
     qmp::{Qmp, QmpError},
     shm::Shm,
@@ -35,6 +35,8 @@ pub struct Machine {
     pub shm: Shm,
     /// What it prints.
     pub console: Console,
+    /// What QEMU logs of the code it executes, where that is watched.
+    pub log: Option<ChildStdout>,
 }
 
 /// How a machine ended.
@@ -110,7 +112,9 @@ impl Machine {
         let args = arguments(&plan, &wires);
         let stderr = fs::File::create(stderr_path(run_dir)).map_err(|e| MachineError::io("qemu.log", e))?;
         let mut command = Command::new(&plan.guest.qemu);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        let logs = matches!(plan.watch, Watch::Blocks(_));
+        let stdout = if logs { Stdio::piped() } else { Stdio::null() };
+        command.args(args).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         if plan.execution == Execution::Deterministic {
             let library = lockstep::install(run_dir).map_err(|e| MachineError::io("lockstep library", e))?;
             command.env(lockstep::PRELOAD, library);
@@ -119,7 +123,8 @@ impl Machine {
             .map_err(|e| MachineError::io(format!("start {}", plan.guest.qemu.display()), e))?;
         match Qmp::connect(&qmp, CONNECT_TIMEOUT, || matches!(child.try_wait(), Ok(None))) {
             Ok(qmp) => {
-                let machine = Machine { child, run_dir: run_dir.to_owned(), qmp, shm, console };
+                let log = child.stdout.take();
+                let machine = Machine { child, run_dir: run_dir.to_owned(), qmp, shm, console, log };
                 if plan.execution == Execution::Deterministic && !lockstep::is_in(machine.pid()) {
                     return Err(MachineError::NoLockstep(plan.guest.qemu.clone()));
                 }

@@ -16,7 +16,7 @@ use abi::shm::{Header, flag, state};
 use crate::{
     det::{BOOT_LIMIT, Limits, epoch_end, tail},
     epoch::{Epoch, EpochEnd, EpochOutcome},
-    guest::{Execution, GuestConfig, Leaks, Memory, Plan, Start},
+    guest::{Execution, GuestConfig, Leaks, Memory, Plan, Start, Watch},
     machine::{Machine, MachineEnd, MachineError},
     oracle,
     program::Schedule,
@@ -101,7 +101,15 @@ fn boot(
     leaks: Leaks,
 ) -> Result<Live, MachineError> {
     let memory = Memory::Private;
-    let plan = Plan { guest, schedule, execution, leaks, start: Start::Boot, memory: &memory };
+    let plan = Plan {
+        guest,
+        schedule,
+        execution,
+        leaks,
+        start: Start::Boot,
+        memory: &memory,
+        watch: Watch::Nothing,
+    };
     let machine = Machine::start(plan, run_dir, |shm| {
         let known = if leaks == Leaks::Track { flag::LEAK_SCAN } else { 0 };
         shm.set_flags(known);

@@ -206,7 +206,7 @@ pub fn annotator(machine: &Machine) -> impl Fn(&str) -> String {
 }
 
 /// Symbols of a machine, if its kernel has any.
-fn symbols(machine: &Machine) -> Option<Symbolizer> {
+pub fn symbols(machine: &Machine) -> Option<Symbolizer> {
     Symbolizer::new(&machine.vmlinux, &machine.modules, paths::symbols().as_deref())
         .inspect_err(|error| eprintln!("warning: reports have no source lines: {error}"))
         .ok()

@@ -173,7 +173,7 @@ fn side(rerun: &mut Rerun, case: &Case, nth: std::ops::Range<u32>, title: &mut S
 }
 
 /// The case with the `nth` delay before the threads of its last program.
-fn delayed(case: &Case, nth: u32) -> Case {
+pub fn delayed(case: &Case, nth: u32) -> Case {
     let mut case = case.clone();
     let Some(program) = case.batch.last_mut() else { return case };
     let n_threads = program.threads.len() as u32;

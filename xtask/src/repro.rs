@@ -11,7 +11,9 @@ use harness::epoch::{Epoch, EpochOutcome};
 
 use crate::{
     exit::{Exit, Outcome},
+    gdb, portable,
     rerun::{self, Case, Elsewhere, Rerun, Showing},
+    trace,
 };
 
 /// Options of `repro`.
@@ -30,6 +32,24 @@ pub struct ReproArgs {
     /// Write every console that differs from the others into this folder
     #[arg(long, value_name = "DIR")]
     consoles: Option<PathBuf>,
+    /// Say which functions of the kernel ran on which CPU before the report: trace.txt, and the part that matters in
+    /// report.md. Deterministic engine
+    #[arg(long, conflicts_with_all = ["consoles", "json"])]
+    trace: bool,
+    /// Replay from power-on, which needs no snapshot: the same on every machine with this QEMU and these artifacts. Made and
+    /// stored in the finding the first time. Deterministic engine
+    #[arg(long, conflicts_with_all = ["consoles", "json", "trace"])]
+    portable: bool,
+    /// Run it under gdb, stopped where the report begins. Deterministic engine
+    #[arg(long, conflicts_with_all = ["consoles", "json", "trace", "portable"])]
+    gdb: bool,
+    /// Stop earlier: `free` (the one that the report names), `-N` (so many entries of functions before the report, as
+    /// trace.txt counts), or `FUNCTION:K` (when it is entered for the K-th time)
+    #[arg(long, value_name = "MOMENT", requires = "gdb", allow_hyphen_values = true)]
+    at: Option<gdb::Moment>,
+    /// Let gdb do what this file says; commands of ours: `report`, and with --at `there`
+    #[arg(long, value_name = "FILE", requires = "gdb")]
+    gdb_script: Option<PathBuf>,
     /// Print one JSON object in place of text
     #[arg(long)]
     json: bool,
@@ -66,7 +86,17 @@ struct Tally {
 /// # Errors
 /// When the folder is no finding or its machine cannot be made again.
 pub fn run(args: &ReproArgs) -> Outcome {
+    if args.portable {
+        let rerun = Rerun::cold(&args.what, &args.elsewhere, args.jobs)?;
+        return portable::run(&rerun, &args.what, args.times);
+    }
     let mut rerun = Rerun::open(&args.what, &args.elsewhere, args.jobs)?;
+    if args.trace {
+        return trace::run(&rerun, &args.what);
+    }
+    if args.gdb {
+        return gdb::run(&rerun, args.at.as_ref(), args.gdb_script.as_deref());
+    }
     let tally = run_all(&mut rerun, args)?;
     if args.json {
         println!("{}", serde_json::to_string(&tally)?);

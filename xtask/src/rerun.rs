@@ -143,6 +143,23 @@ impl Rerun {
     /// # Errors
     /// When it is neither, or the machine cannot be made.
     pub fn open(what: &Path, elsewhere: &Elsewhere, jobs: Option<usize>) -> Result<Rerun> {
+        let mut rerun = Rerun::cold(what, elsewhere, jobs)?;
+        if rerun.is_deterministic() && !rerun.case.batch.is_empty() {
+            let pool = rerun.fresh()?;
+            let snapshot = pool.snapshot(rerun.case.schedule, rerun.case.epoch().leaks())?;
+            if let Some(stored) = rerun.stored.as_ref().filter(|_| *elsewhere == Elsewhere::default()) {
+                warn_of_sibling(&snapshot, stored);
+            }
+            rerun.pool = Some(pool);
+        }
+        Ok(rerun)
+    }
+
+    /// The same without a snapshot, for what starts from power-on.
+    ///
+    /// # Errors
+    /// As [`Rerun::open`].
+    pub fn cold(what: &Path, elsewhere: &Elsewhere, jobs: Option<usize>) -> Result<Rerun> {
         let stored = if what.is_dir() { Some(finding(what)?) } else { None };
         let case = match &stored {
             Some(stored) => Case::of_finding(stored),
@@ -165,16 +182,7 @@ impl Rerun {
         let is_deterministic = execution == Execution::Deterministic;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let jobs = if is_deterministic { jobs.unwrap_or(cores).max(1) } else { 1 };
-        let mut rerun = Rerun { case, stored, machine, jobs, execution, snapshots, pool: None };
-        if is_deterministic && !rerun.case.batch.is_empty() {
-            let pool = rerun.fresh()?;
-            let snapshot = pool.snapshot(rerun.case.schedule, rerun.case.epoch().leaks())?;
-            if let Some(stored) = rerun.stored.as_ref().filter(|_| is_own) {
-                warn_of_sibling(&snapshot, stored);
-            }
-            rerun.pool = Some(pool);
-        }
-        Ok(rerun)
+        Ok(Rerun { case, stored, machine, jobs, execution, snapshots, pool: None })
     }
 
     /// A finding on the machine that it was just made on.
@@ -196,6 +204,21 @@ impl Rerun {
     /// Whether every run of one epoch is the same.
     pub fn is_deterministic(&self) -> bool {
         self.execution == Execution::Deterministic
+    }
+
+    /// The snapshot that runs start from.
+    ///
+    /// # Errors
+    /// When there is none: the engine is the parallel one, or booting shows it. `option` is what was asked for.
+    pub fn snapshot(&self, option: &str) -> Result<Snapshot> {
+        let Some(pool) = &self.pool else {
+            return Err(if self.is_deterministic() {
+                usage!("{option}: booting shows it, which needs no program and has no snapshot")
+            } else {
+                usage!("{option} takes the deterministic engine: runs of the other differ; add --engine det")
+            });
+        };
+        Ok(pool.snapshot(self.case.schedule, self.case.epoch().leaks())?)
     }
 
     /// Runs epochs, each in a fresh guest; hands over the answers in order, none for one that did not come.

@@ -33,11 +33,13 @@ pub enum Need {
     Interactive,
     /// Workloads of other projects.
     Workload,
+    /// Looking into a guest.
+    Debug,
 }
 
 impl Need {
     /// All of them.
-    pub const ALL: [Need; 4] = [Need::Kernel, Need::Vm, Need::Interactive, Need::Workload];
+    pub const ALL: [Need; 5] = [Need::Kernel, Need::Vm, Need::Interactive, Need::Workload, Need::Debug];
 
     /// The commands that have this need.
     pub fn commands(self) -> &'static str {
@@ -46,6 +48,7 @@ impl Need {
             Need::Vm => "fuzz, run, repro, test",
             Need::Interactive => "boot, shell",
             Need::Workload => "regress, bench",
+            Need::Debug => "repro --gdb",
         }
     }
 }
@@ -122,6 +125,7 @@ pub const DEBIAN_TOOLS: &[DebianTool] = &[
     tool("lz4", Probe::Program("lz4"), Need::Kernel, "compresses bzImage: the quickest to unpack"),
     tool("kmod", Probe::Program("modinfo"), Need::Kernel, "reads modules"),
     tool("cpio", Probe::Program("cpio"), Need::Kernel, "reads the initramfs back, in the tests"),
+    tool("gdb", Probe::Program("gdb"), Need::Debug, "stops a guest where its report begins"),
     tool("stress-ng", Probe::Program("stress-ng"), Need::Workload, "the workload of known regressions"),
 ];
 

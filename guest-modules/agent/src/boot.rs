@@ -19,6 +19,7 @@ use nix::{
 };
 
 use crate::{
+    log,
     sys::{self, Mapping},
     user_ops::{self, CGROUP_PARENT, CGROUP_ROOT, SCRATCH},
 };
@@ -29,6 +30,8 @@ const IVSHMEM: (&str, &str) = ("0x1af4", "0x1110");
 const MOUNT_POINTS: &str = "/mnt";
 /// Size of the zram swap device.
 const SWAP_BYTES: u64 = 64 << 20;
+/// Sections of a module whose places are told.
+const MODULE_SECTIONS: [&str; 4] = [".text", ".rodata", ".data", ".bss"];
 /// An error with what was being done.
 pub type Result<T> = std::result::Result<T, String>;
 
@@ -104,6 +107,7 @@ pub fn load_module(name: &str) -> Result<File> {
     let path = format!("/{name}.ko");
     let file = File::open(&path).context(&path)?;
     finit_module(&file, c"", ModuleInitFlags::empty()).context(&format!("load {path}"))?;
+    log::say(&module_places(name));
     let devices = fs::read_to_string("/proc/devices").context("/proc/devices")?;
     let major = devices
         .lines()
@@ -114,6 +118,17 @@ pub fn load_module(name: &str) -> Result<File> {
     let node = format!("/dev/{name}");
     mknod(node.as_str(), SFlag::S_IFCHR, Mode::S_IRUSR | Mode::S_IWUSR, makedev(major, 0)).context(&node)?;
     File::options().read(true).write(true).open(&node).context(&node)
+}
+
+/// Where a module is, for whoever looks at addresses from outside: `module canary .text=0xffffffffc0012000 …`.
+fn module_places(name: &str) -> String {
+    let mut line = format!("module {name}");
+    for section in MODULE_SECTIONS {
+        if let Ok(address) = fs::read_to_string(format!("/sys/module/{name}/sections/{section}")) {
+            line += &format!(" {section}={}", address.trim());
+        }
+    }
+    line
 }
 
 /// Is it the module this agent was built with?

@@ -85,6 +85,13 @@ impl<'data> Image<'data> {
         self.elf.build_id().ok().flatten().map(<[u8]>::to_vec)
     }
 
+    /// Address and size of a section of code.
+    pub(super) fn section(&self, name: &str) -> Option<(u64, u64)> {
+        let section = self.elf.section_by_name(name)?;
+        let base = self.bases.get(&section.index()).copied().unwrap_or_default();
+        Some((base.wrapping_add(section.address()), section.size()))
+    }
+
     fn is_relocatable(&self) -> bool {
         self.elf.kind() == ObjectKind::Relocatable
     }

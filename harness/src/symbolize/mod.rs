@@ -9,6 +9,7 @@ mod cache;
 mod dwarf;
 mod elf;
 mod index;
+pub mod layout;
 mod path;
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,7 @@ use harness::{
     console::console_path,
     det::{self, BOOT_LIMIT, Limits, Snapshot},
     epoch::{Epoch, EpochEnd, EpochOutcome},
-    guest::{Execution, GuestConfig, Leaks, Memory, Plan, Start},
+    guest::{Execution, GuestConfig, Leaks, Memory, Plan, Start, Watch},
     machine::{Machine, MachineEnd},
     par::Stream,
     program::Program,
@@ -112,6 +112,7 @@ fn plan<'a>(bench: &Bench<'_>, guest: &'a GuestConfig) -> Plan<'a> {
         leaks: Leaks::Ignore,
         start: Start::Boot,
         memory: &Memory::Private,
+        watch: Watch::Nothing,
     }
 }
 
