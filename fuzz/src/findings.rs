@@ -7,6 +7,8 @@
 //!   console.log      what the guest printed, as it printed it
 //!   program.txt      the program in flight
 //!   batch/0000.txt … what ran, up to and including that program; nothing where the boot itself shows it
+//!   config           of the kernel
+//!   reproducer/      what shows it without this tool (`standalone`)
 //!   provenance.yaml  what it ran on
 //!   verdict.yaml     what the oracle says; written last
 //! ```
@@ -20,18 +22,19 @@ use std::{
 use anyhow::{Context, Result};
 use harness::{
     epoch::Epoch,
-    oracle::{Report, share_title},
+    oracle::{self, Report, share_title},
     program::{Program, Schedule},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{disk, guests::Provenance, report, status::FindingNote};
+use crate::{disk, guests::Provenance, report, standalone, status::FindingNote};
 
 /// Longest title in a folder's name.
 const SLUG_MAX: usize = 60;
 const VERDICT: &str = "verdict.yaml";
 const PROVENANCE: &str = "provenance.yaml";
 const BATCH: &str = "batch";
+const CONFIG: &str = "config";
 
 /// All that is known of one finding.
 #[derive(Clone, Debug)]
@@ -50,6 +53,8 @@ pub struct Evidence {
     pub batch: Vec<Program>,
     /// What it ran on.
     pub record: Record,
+    /// The kernel's configuration, where it is known.
+    pub config: Option<String>,
     /// Campaign time when it was first seen.
     pub first_seen: Duration,
     /// Programs executed until then.
@@ -64,6 +69,12 @@ impl Evidence {
             None if self.batch.len() == 1 => self.batch.first(),
             None => None,
         }
+    }
+
+    /// Version of the kernel, as its configuration has it.
+    pub fn release(&self) -> Option<&str> {
+        let head = self.config.as_deref()?.lines().take(5);
+        head.filter_map(|line| line.strip_prefix("# Linux/")?.split(' ').nth(1)).next()
     }
 }
 
@@ -91,6 +102,9 @@ pub struct Record {
     /// What it was before it was made smaller, where it was.
     #[serde(default)]
     pub minimized: Option<Minimized>,
+    /// What the stand-alone reproducer showed, where it was tried.
+    #[serde(default)]
+    pub standalone: Option<Tried>,
     /// Files of the batch, in order.
     pub batch: Vec<String>,
 }
@@ -107,6 +121,18 @@ pub struct Minimized {
     pub batch: usize,
     /// Runs that it took.
     pub runs: u64,
+}
+
+/// The stand-alone reproducer, built and run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tried {
+    /// Boots.
+    pub n_boots: u32,
+    /// Boots in which the same bug showed.
+    pub n_same: u32,
+    /// Rounds in each boot at most.
+    pub rounds: u32,
 }
 
 /// `verdict.yaml`.
@@ -155,6 +181,8 @@ pub struct Stored {
     pub batch: Vec<Program>,
     /// What the guest printed.
     pub console: Vec<u8>,
+    /// The kernel's configuration, where it was kept.
+    pub config: Option<String>,
 }
 
 impl Stored {
@@ -162,6 +190,29 @@ impl Stored {
     pub fn epoch(&self) -> Epoch {
         let Record { canary, leak_scan, .. } = self.record;
         Epoch { programs: self.batch.clone(), canary, leak_scan, ..Epoch::default() }
+    }
+
+    /// All that is known of it, as when it was stored; `annotate` adds source lines.
+    pub fn evidence(&self, annotate: &dyn Fn(&str) -> String) -> Evidence {
+        let verdict = &self.verdict;
+        let mut report = oracle::judge(&self.console).into_iter().next().unwrap_or_default();
+        report.title.clone_from(&verdict.title);
+        report.alt_titles.clone_from(&verdict.alt_titles);
+        report.corrupted.clone_from(&verdict.corrupted);
+        report.kind.clone_from(&verdict.kind);
+        report.frame.clone_from(&verdict.frame);
+        Evidence {
+            excerpt: report::excerpt(&report, &self.console, annotate),
+            report,
+            end: verdict.end.clone(),
+            console: self.console.clone(),
+            known: verdict.known.clone(),
+            batch: self.batch.clone(),
+            record: self.record.clone(),
+            config: self.config.clone(),
+            first_seen: Duration::try_from_secs_f64(verdict.first_seen_secs).unwrap_or_default(),
+            execs: verdict.execs,
+        }
     }
 }
 
@@ -180,7 +231,8 @@ pub fn load(dir: &Path) -> Result<Stored> {
     let batch = batch.collect::<Result<Vec<Program>>>()?;
     let path = dir.join("console.log");
     let console = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-    Ok(Stored { verdict, record, batch, console })
+    let config = fs::read_to_string(dir.join(CONFIG)).ok();
+    Ok(Stored { verdict, record, batch, console, config })
 }
 
 fn read_yaml<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
@@ -313,6 +365,20 @@ impl Known {
 /// # Errors
 /// When it cannot be written.
 pub fn store(evidence: &Evidence, dir: &Path) -> Result<()> {
+    write(evidence, dir, &[])
+}
+
+/// Writes the folder of a finding of which more is known now. What others have put there stays.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn update(evidence: &Evidence, dir: &Path) -> Result<()> {
+    let others = disk::list(dir)?.into_iter().filter(|path| path.is_file());
+    write(evidence, dir, &others.collect::<Vec<_>>())
+}
+
+/// Writes the folder, with copies of files that it would not have.
+fn write(evidence: &Evidence, dir: &Path, others: &[PathBuf]) -> Result<()> {
     let report = &evidence.report;
     let names: Vec<String> = (0..evidence.batch.len()).map(|idx| format!("{idx:04}.txt")).collect();
     let record = Record { batch: names.clone(), ..evidence.record.clone() };
@@ -338,7 +404,25 @@ pub fn store(evidence: &Evidence, dir: &Path) -> Result<()> {
             disk::write(&temporary.join("program.txt"), program.to_string().as_bytes())?;
         }
         disk::write(&temporary.join("console.log"), &evidence.console)?;
-        disk::write(&temporary.join("report.md"), report::render(evidence, dir).as_bytes())?;
+        let reproducer = standalone::of_finding(evidence);
+        if let Ok(reproducer) = &reproducer {
+            let folder = temporary.join(standalone::FOLDER);
+            disk::make_dir(&folder)?;
+            for (name, text) in reproducer.files() {
+                disk::write(&folder.join(name), text.as_bytes())?;
+            }
+        }
+        if let Some(config) = &evidence.config {
+            disk::write(&temporary.join(CONFIG), config.as_bytes())?;
+        }
+        let report = report::render(evidence, &reproducer, dir);
+        disk::write(&temporary.join("report.md"), report.as_bytes())?;
+        for path in others {
+            let copy = temporary.join(path.file_name().unwrap_or_default());
+            if !copy.exists() && !path.ends_with(PROVENANCE) && !path.ends_with(VERDICT) {
+                fs::copy(path, &copy).with_context(|| format!("copy {}", path.display()))?;
+            }
+        }
         disk::write(&temporary.join(PROVENANCE), serde_yaml::to_string(&record)?.as_bytes())?;
         disk::write(&temporary.join(VERDICT), serde_yaml::to_string(&verdict)?.as_bytes())
     })
@@ -368,8 +452,6 @@ fn slug(title: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use harness::oracle;
-
     use super::*;
     use crate::corpus::SEEDS;
 
@@ -390,6 +472,7 @@ mod tests {
             reduced_from: None,
             confirmed: false,
             minimized: None,
+            standalone: None,
             batch: Vec::new(),
         };
         let alt_titles = vec![format!("{title}, otherwise")];
@@ -403,6 +486,7 @@ mod tests {
             console,
             batch,
             record,
+            config: Some("#\n# x\n# Linux/x86 6.12.117 Kernel Configuration\n#\n".into()),
             first_seen,
             execs: 9,
         }
@@ -431,12 +515,17 @@ mod tests {
         let epoch = stored.epoch();
         assert!(epoch.leak_scan && epoch.programs == first.batch);
         let text = fs::read_to_string(findings.note(0).dir.join("report.md")).unwrap();
-        for part in
-            ["# KASAN: use-after-free", "cargo xtask repro", "````text", "kasan-6.12", "`batch/0001.txt`"]
-        {
+        for part in [
+            "KASAN: use-after-free",
+            "\n====",
+            "cargo xtask repro",
+            "\n    [1.1] ```\n",
+            "Linux 6.12.117",
+            "batch/0001.txt",
+        ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
-        assert!(text.contains("shrinker_alloc(numa\\|memcg) into slot 2"), "{text}");
+        assert!(text.contains("shrinker_alloc(numa|memcg) into slot 2"), "{text}");
     }
 
     #[test]
