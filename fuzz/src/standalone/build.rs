@@ -228,8 +228,8 @@ impl<'a> Build<'a> {
     }
 
     fn module(&self, title: &str, release: &str) -> String {
-        // A comment ends where it says so.
-        let title = title.replace("*/", "* /");
+        // It is in a comment.
+        let title = title.replace("*/", "* /").replace("/*", "/ *");
         let n_slots = self.context.ops().filter(|op| op.kind == kind::ALLOC).map(|op| op.slot + 1).max();
         let n_slots = n_slots.unwrap_or_default().to_string();
         let part = |template: &str, values: &[(&str, &str)]| fill(body(template), &self.parts, values);

@@ -109,6 +109,9 @@ fn dump_temporary() {
         let all: Program = "thread cpu=0\n alloc slot=0 flags=memcg name=0\n register slot=0\n lru_add slot=0 nid=0 by=obj n=1\n cache_create cache=1 flags=0 size=8\n object_new object=1 flags=0 n=1".parse().unwrap();
         let mut alone = all.clone();
         alone.threads[0].ops = vec![op];
+        if spec.name == "barrier" {
+            alone.threads.push(Default::default());
+        }
         write(&format!("{}_alone", spec.name), &[alone.clone()]);
         alone.threads[0].ops.insert(0, all.threads[0].ops[0]);
         write(&format!("{}_alloc", spec.name), &[alone.clone()]);

@@ -26,8 +26,8 @@ use crate::{
 
 /// What the script calls.
 const TOOLS: [&str; 22] = [
-    "sh", "cat", "dd", "grep", "head", "id", "insmod", "ln", "mkdir", "mktemp", "mount", "rm", "rmdir", "rmmod", "seq",
-    "sleep", "stat", "taskset", "umount", "uname", "true", "printf",
+    "sh", "cat", "dd", "grep", "head", "id", "insmod", "ln", "mkdir", "mktemp", "mount", "rm", "rmdir",
+    "rmmod", "seq", "sleep", "stat", "taskset", "umount", "uname", "true", "printf",
 ];
 /// What it calls for a few ops only.
 const TOOLS_IF_THERE: [&str; 1] = ["mkfs.ext4"];
@@ -139,7 +139,8 @@ impl Boots {
             return showing;
         }
         let text = String::from_utf8_lossy(console);
-        let ended = text.lines().find_map(|line| line.split_once(ENDED)).map(|(_, code)| code.trim().to_owned());
+        let ended =
+            text.lines().find_map(|line| line.split_once(ENDED)).map(|(_, code)| code.trim().to_owned());
         match (ended.as_deref(), end) {
             (Some("0"), _) => Showing::None,
             // The script was at it until the time was over.

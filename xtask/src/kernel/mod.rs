@@ -27,9 +27,8 @@ use crate::{
     lock::Lock,
     matrix::{self, Instance, kconfigs},
     patch::{self, Patch},
-    proc,
     paths::Cache,
-    setup,
+    proc, setup,
     source::{self, Source},
     tools::{Need, Toolchain},
 };

@@ -8,7 +8,7 @@ static void reset(void)
 	//{ preempt
 	int cpu;
 	//}
-	//{ slots caches objects
+	//{ slots caches objects barrier
 	int i;
 	//}
 
