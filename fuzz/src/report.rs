@@ -60,7 +60,11 @@ fn write_head(out: &mut String, evidence: &Evidence) {
         let _ = writeln!(out, "    {line}");
     }
     out.push('\n');
-    paragraph(out, &rate(evidence));
+    if evidence.batch.is_empty() {
+        paragraph(out, "Booting shows it; no program is needed.");
+    } else {
+        paragraph(out, &rate(evidence));
+    }
     if let Some(frame) = &report.frame {
         paragraph(out, &format!("The function to look at is {}.", inline(frame)));
     }
@@ -82,11 +86,8 @@ fn rate(evidence: &Evidence) -> String {
         ),
         _ => format!("in QEMU with {} CPUs that run side by side", record.schedule.vcpus),
     };
-    let again = match record.minimized.is_some() || record.confirmed || record.reduced_from.is_some() {
-        _ if evidence.batch.is_empty() => "Booting shows it; no program is needed.",
-        true => "Run again, it showed the same.",
-        false => "It was not run again.",
-    };
+    let is_confirmed = record.minimized.is_some() || record.confirmed || record.reduced_from.is_some();
+    let again = if is_confirmed { "Run again, it showed the same." } else { "It was not run again." };
     format!("It was seen {engine}. {again}")
 }
 
