@@ -7,9 +7,13 @@
 //!   console.log      what the guest printed, as it printed it
 //!   program.txt      the program in flight
 //!   batch/0000.txt … what ran, up to and including that program; nothing where the boot itself shows it
+//!   config           of the kernel
+//!   reproducer/      what shows it without this tool (`standalone`)
 //!   provenance.yaml  what it ran on
 //!   verdict.yaml     what the oracle says; written last
 //! ```
+
+mod record;
 
 use std::{
     fs,
@@ -20,18 +24,21 @@ use std::{
 use anyhow::{Context, Result};
 use harness::{
     epoch::Epoch,
-    oracle::{Report, share_title},
-    program::{Program, Schedule},
+    oracle::{self, Report, share_title},
+    program::Program,
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use crate::{disk, guests::Provenance, report, status::FindingNote};
+use crate::{disk, report, standalone, status::FindingNote};
+
+pub use self::record::{Minimized, Record, Tried, Verdict};
 
 /// Longest title in a folder's name.
 const SLUG_MAX: usize = 60;
 const VERDICT: &str = "verdict.yaml";
 const PROVENANCE: &str = "provenance.yaml";
 const BATCH: &str = "batch";
+const CONFIG: &str = "config";
 
 /// All that is known of one finding.
 #[derive(Clone, Debug)]
@@ -50,6 +57,8 @@ pub struct Evidence {
     pub batch: Vec<Program>,
     /// What it ran on.
     pub record: Record,
+    /// The kernel's configuration, where it is known.
+    pub config: Option<String>,
     /// Campaign time when it was first seen.
     pub first_seen: Duration,
     /// Programs executed until then.
@@ -57,32 +66,6 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// What was stored, to go on with.
-    pub fn of_stored(
-        stored: Stored,
-        judge: &dyn Fn(&[u8]) -> Vec<Report>,
-        annotate: &dyn Fn(&str) -> String,
-    ) -> Evidence {
-        let Stored { verdict, record, batch, console } = stored;
-        let mut report = judge(&console).into_iter().next().unwrap_or_else(|| Report {
-            title: verdict.title.clone(),
-            corrupted: verdict.corrupted.clone(),
-            ..Report::default()
-        });
-        report.add_titles(verdict.titles().map(str::to_owned).collect::<Vec<_>>());
-        Evidence {
-            excerpt: report::excerpt(&report, &console, annotate),
-            report,
-            end: verdict.end,
-            console,
-            known: verdict.known,
-            batch,
-            record,
-            first_seen: Duration::try_from_secs_f64(verdict.first_seen_secs).unwrap_or_default(),
-            execs: verdict.execs,
-        }
-    }
-
     /// Index of the program in flight, or of the last one, where all of them had ended; 0 where there is none.
     pub fn last(&self) -> usize {
         self.record.in_flight.unwrap_or(self.batch.len().saturating_sub(1))
@@ -96,85 +79,11 @@ impl Evidence {
             None => None,
         }
     }
-}
 
-/// `provenance.yaml`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Record {
-    /// What the guests know of themselves.
-    pub provenance: Provenance,
-    /// Schedule of every program.
-    pub schedule: Schedule,
-    /// Canary kind that was armed; 0: none.
-    pub canary: u32,
-    /// The epoch was to end with a scan for leaks.
-    pub leak_scan: bool,
-    /// Seed of the campaign.
-    pub seed: u64,
-    /// Index in the batch of the program in flight; none when the batch had ended.
-    pub in_flight: Option<usize>,
-    /// Programs in the batch as found, where fewer are kept.
-    pub reduced_from: Option<usize>,
-    /// The batch kept was run by itself and showed the finding; the console is of that run.
-    #[serde(default)]
-    pub confirmed: bool,
-    /// What it was before it was made smaller, where it was.
-    #[serde(default)]
-    pub minimized: Option<Minimized>,
-    /// Files of the batch, in order.
-    pub batch: Vec<String>,
-}
-
-/// The program to look at, as it was before it was made smaller.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Minimized {
-    /// Its threads.
-    pub threads: usize,
-    /// Its ops.
-    pub ops: usize,
-    /// Programs of its batch, itself included.
-    pub batch: usize,
-    /// Runs that it took.
-    pub runs: u64,
-    /// Nothing smaller shows the finding, or enough was tried.
-    #[serde(default)]
-    pub finished: bool,
-}
-
-/// `verdict.yaml`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Verdict {
-    /// The oracle's title.
-    pub title: String,
-    /// Other titles of the same bug.
-    pub alt_titles: Vec<String>,
-    /// The oracle's type; empty when it has none.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// The blamed function.
-    pub frame: Option<String>,
-    /// Hash of the stack, hexadecimal.
-    pub stack_hash: String,
-    /// Why the report is not whole.
-    pub corrupted: Option<String>,
-    /// How the epoch ended.
-    pub end: String,
-    /// Campaign time when it was first seen, seconds.
-    pub first_seen_secs: f64,
-    /// Programs executed until then.
-    pub execs: u64,
-    /// Why it is no finding, where it is known to be none.
-    #[serde(default)]
-    pub known: Option<String>,
-}
-
-impl Verdict {
-    /// Every name the bug goes by, the title first.
-    pub fn titles(&self) -> impl Iterator<Item = &str> + Clone {
-        [self.title.as_str()].into_iter().chain(self.alt_titles.iter().map(String::as_str))
+    /// Version of the kernel, as its configuration has it.
+    pub fn release(&self) -> Option<&str> {
+        let head = self.config.as_deref()?.lines().take(5);
+        head.filter_map(|line| line.strip_prefix("# Linux/")?.split(' ').nth(1)).next()
     }
 }
 
@@ -189,6 +98,8 @@ pub struct Stored {
     pub batch: Vec<Program>,
     /// What the guest printed.
     pub console: Vec<u8>,
+    /// The kernel's configuration, where it was kept.
+    pub config: Option<String>,
 }
 
 impl Stored {
@@ -196,6 +107,29 @@ impl Stored {
     pub fn epoch(&self) -> Epoch {
         let Record { canary, leak_scan, .. } = self.record;
         Epoch { programs: self.batch.clone(), canary, leak_scan, ..Epoch::default() }
+    }
+
+    /// All that is known of it, as when it was stored; `annotate` adds source lines.
+    pub fn evidence(&self, annotate: &dyn Fn(&str) -> String) -> Evidence {
+        let verdict = &self.verdict;
+        let mut report = oracle::judge(&self.console).into_iter().next().unwrap_or_default();
+        report.title.clone_from(&verdict.title);
+        report.alt_titles.clone_from(&verdict.alt_titles);
+        report.corrupted.clone_from(&verdict.corrupted);
+        report.kind.clone_from(&verdict.kind);
+        report.frame.clone_from(&verdict.frame);
+        Evidence {
+            excerpt: report::excerpt(&report, &self.console, annotate),
+            report,
+            end: verdict.end.clone(),
+            console: self.console.clone(),
+            known: verdict.known.clone(),
+            batch: self.batch.clone(),
+            record: self.record.clone(),
+            config: self.config.clone(),
+            first_seen: Duration::try_from_secs_f64(verdict.first_seen_secs).unwrap_or_default(),
+            execs: verdict.execs,
+        }
     }
 }
 
@@ -214,7 +148,8 @@ pub fn load(dir: &Path) -> Result<Stored> {
     let batch = batch.collect::<Result<Vec<Program>>>()?;
     let path = dir.join("console.log");
     let console = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-    Ok(Stored { verdict, record, batch, console })
+    let config = fs::read_to_string(dir.join(CONFIG)).ok();
+    Ok(Stored { verdict, record, batch, console, config })
 }
 
 fn read_yaml<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
@@ -350,6 +285,20 @@ impl Known {
 /// # Errors
 /// When it cannot be written.
 pub fn store(evidence: &Evidence, dir: &Path) -> Result<()> {
+    write(evidence, dir, &[])
+}
+
+/// Writes the folder of a finding of which more is known now. What others have put there stays.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn update(evidence: &Evidence, dir: &Path) -> Result<()> {
+    let others = disk::list(dir)?.into_iter().filter(|path| path.is_file());
+    write(evidence, dir, &others.collect::<Vec<_>>())
+}
+
+/// Writes the folder, with copies of files that it would not have.
+fn write(evidence: &Evidence, dir: &Path, others: &[PathBuf]) -> Result<()> {
     let report = &evidence.report;
     let names: Vec<String> = (0..evidence.batch.len()).map(|idx| format!("{idx:04}.txt")).collect();
     let record = Record { batch: names.clone(), ..evidence.record.clone() };
@@ -375,7 +324,25 @@ pub fn store(evidence: &Evidence, dir: &Path) -> Result<()> {
             disk::write(&temporary.join("program.txt"), program.to_string().as_bytes())?;
         }
         disk::write(&temporary.join("console.log"), &evidence.console)?;
-        disk::write(&temporary.join("report.md"), report::render(evidence, dir).as_bytes())?;
+        let reproducer = standalone::of_finding(evidence);
+        if let Ok(reproducer) = &reproducer {
+            let folder = temporary.join(standalone::FOLDER);
+            disk::make_dir(&folder)?;
+            for (name, text) in reproducer.files() {
+                disk::write(&folder.join(name), text.as_bytes())?;
+            }
+        }
+        if let Some(config) = &evidence.config {
+            disk::write(&temporary.join(CONFIG), config.as_bytes())?;
+        }
+        let report = report::render(evidence, &reproducer, dir);
+        disk::write(&temporary.join("report.md"), report.as_bytes())?;
+        for path in others {
+            let copy = temporary.join(path.file_name().unwrap_or_default());
+            if !copy.exists() && !path.ends_with(PROVENANCE) && !path.ends_with(VERDICT) {
+                fs::copy(path, &copy).with_context(|| format!("copy {}", path.display()))?;
+            }
+        }
         disk::write(&temporary.join(PROVENANCE), serde_yaml::to_string(&record)?.as_bytes())?;
         disk::write(&temporary.join(VERDICT), serde_yaml::to_string(&verdict)?.as_bytes())
     })
@@ -426,10 +393,8 @@ fn slug(title: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use harness::oracle;
-
     use super::*;
-    use crate::corpus::SEEDS;
+    use crate::{corpus::SEEDS, guests::Provenance};
 
     fn evidence(title: &str) -> Evidence {
         let batch: Vec<Program> = SEEDS.iter().take(3).map(|(_, text)| text.parse().unwrap()).collect();
@@ -448,6 +413,7 @@ mod tests {
             reduced_from: None,
             confirmed: false,
             minimized: None,
+            standalone: None,
             batch: Vec::new(),
         };
         let alt_titles = vec![format!("{title}, otherwise")];
@@ -461,6 +427,7 @@ mod tests {
             console,
             batch,
             record,
+            config: Some("#\n# x\n# Linux/x86 6.12.117 Kernel Configuration\n#\n".into()),
             first_seen,
             execs: 9,
         }
@@ -489,12 +456,17 @@ mod tests {
         let epoch = stored.epoch();
         assert!(epoch.leak_scan && epoch.programs == first.batch);
         let text = fs::read_to_string(findings.note(0).dir.join("report.md")).unwrap();
-        for part in
-            ["# KASAN: use-after-free", "cargo xtask repro", "````text", "kasan-6.12", "`batch/0001.txt`"]
-        {
+        for part in [
+            "KASAN: use-after-free",
+            "\n====",
+            "cargo xtask repro",
+            "\n    [1.1] ```\n",
+            "Linux 6.12.117",
+            "batch/0001.txt",
+        ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
-        assert!(text.contains("shrinker_alloc(numa\\|memcg) into slot 2"), "{text}");
+        assert!(text.contains("shrinker_alloc(numa|memcg) into slot 2"), "{text}");
     }
 
     #[test]

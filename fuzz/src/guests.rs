@@ -33,6 +33,11 @@ pub trait Guests {
 
     /// What a finding under this schedule needs to be reproduced.
     fn provenance(&self, schedule: Schedule, leaks: Leaks) -> Provenance;
+
+    /// The kernel's configuration, where it is known.
+    fn kernel_config(&self) -> Option<String> {
+        None
+    }
 }
 
 /// What ran, as far as the guests know it.

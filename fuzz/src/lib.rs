@@ -29,6 +29,7 @@ pub mod reduce;
 pub mod report;
 pub mod scheduler;
 pub mod situations;
+pub mod standalone;
 pub mod status;
 pub mod stored;
 pub mod stories;

@@ -60,6 +60,21 @@ pub fn quote_markdown(text: &str) -> String {
     format!("{fence}text\n{body}{gap}{fence}\n\n")
 }
 
+/// Text as lines of at most so many columns; a word that is longer has a line of its own.
+pub fn wrap(text: &str, columns: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= columns => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 fn push(out: &mut String, c: char) {
     if is_active(c) { out.extend(c.escape_default()) } else { out.push(c) }
 }
@@ -67,6 +82,11 @@ fn push(out: &mut String, c: char) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_wrapped_at_words() {
+        assert_eq!(wrap("a bc  def\nghijklm n", 4), ["a bc", "def", "ghijklm", "n"]);
+    }
 
     #[test]
     fn what_the_guest_prints_cannot_leave_its_block_or_line() {

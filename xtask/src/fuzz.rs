@@ -376,6 +376,10 @@ impl Guests for PoolGuests {
             extra: self.recipe(),
         }
     }
+
+    fn kernel_config(&self) -> Option<String> {
+        self.machine.kernel_config()
+    }
 }
 
 impl PoolGuests {

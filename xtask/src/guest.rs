@@ -44,6 +44,13 @@ pub struct Machine {
     pub artifacts: BTreeMap<String, String>,
 }
 
+impl Machine {
+    /// The kernel's configuration, which lies beside it.
+    pub fn kernel_config(&self) -> Option<String> {
+        fs::read_to_string(self.vmlinux.with_file_name("config")).ok()
+    }
+}
+
 /// What a machine is made from, in the words of the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -4,6 +4,7 @@
 mod accel;
 mod apt;
 mod bench;
+mod bundle;
 mod config;
 mod coverage;
 mod distill;
@@ -58,6 +59,8 @@ enum Command {
     Repro(repro::ReproArgs),
     /// Make a finding's program as small as still shows it.
     Minimize(minimize::MinimizeArgs),
+    /// Build and run a finding's stand-alone reproducer, in a guest that has nothing of ours.
+    Bundle(bundle::BundleArgs),
     /// Say whether a patch fixes a finding.
     Prove(prove::ProveArgs),
     /// Everything CI runs: format, lints, tests, and guests with a real kernel.
@@ -93,6 +96,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::Run(args) => run::run(&args),
         Command::Repro(args) => repro::run(&args),
         Command::Minimize(args) => minimize::run(&args),
+        Command::Bundle(args) => bundle::run(&args),
         Command::Prove(args) => prove::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Triage(args) => triage::run(&args),

@@ -235,9 +235,12 @@ impl Search {
                 in_flight: record.in_flight.map(|_| batch.len() - 1),
                 confirmed: true,
                 minimized: Some(size),
+                // Of another program.
+                standalone: None,
                 ..record
             },
             batch,
+            config: self.stored.config.clone().or_else(|| self.rerun.machine.kernel_config()),
             first_seen: std::time::Duration::try_from_secs_f64(verdict.first_seen_secs).unwrap_or_default(),
             execs: verdict.execs,
         }

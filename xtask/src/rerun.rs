@@ -96,14 +96,21 @@ impl Case {
             EpochEnd::Harness(why) | EpochEnd::Machine(why) => return Showing::Infrastructure(why.clone()),
             EpochEnd::Done | EpochEnd::Kernel | EpochEnd::Deadline | EpochEnd::Lost(_) => {}
         }
-        let titles = self.titles.iter().map(String::as_str);
-        match oracle::judge(&outcome.console).into_iter().next() {
-            Some(report) if self.titles.is_empty() || oracle::share_title(report.titles(), titles) => {
-                Showing::Same(Box::new(report))
-            }
-            Some(report) => Showing::Other(Box::new(report)),
-            None => Showing::None,
+        judge(&outcome.console, &self.titles)
+    }
+}
+
+/// What a console shows of a bug that has these names; none: whatever is reported is the one.
+pub fn judge(console: &[u8], titles: &[String]) -> Showing {
+    match oracle::judge(console).into_iter().next() {
+        Some(report)
+            if titles.is_empty()
+                || oracle::share_title(report.titles(), titles.iter().map(String::as_str)) =>
+        {
+            Showing::Same(Box::new(report))
         }
+        Some(report) => Showing::Other(Box::new(report)),
+        None => Showing::None,
     }
 }
 
@@ -288,6 +295,14 @@ fn recipe(stored: Option<&Stored>, elsewhere: &Elsewhere) -> MachineArgs {
         accel: AccelChoice::Auto,
         jobs: None,
     }
+}
+
+/// The machine of a finding, as it was made.
+///
+/// # Errors
+/// When it is gone and cannot be made again.
+pub fn machine_of_finding(cache: &Cache, stored: &Stored) -> Result<Machine> {
+    machine_of(cache, stored, &recipe(Some(stored), &Elsewhere::default()))
 }
 
 /// The very machine the finding was made on, else one made by the same recipe.

@@ -218,6 +218,7 @@ impl Campaign<'_> {
             reduced_from: None,
             confirmed: false,
             minimized: None,
+            standalone: None,
             batch: Vec::new(),
         };
         let (end, console) = (end_text(&outcome.end), outcome.console.clone());
@@ -231,6 +232,7 @@ impl Campaign<'_> {
             known,
             batch,
             record,
+            config: guests.kernel_config(),
             first_seen: self.elapsed(),
             execs: self.counters.execs,
         }

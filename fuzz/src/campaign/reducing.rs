@@ -174,7 +174,7 @@ impl Campaign<'_> {
                 _ => stored.record.confirmed,
             };
             if note.known.is_none() && !stored.batch.is_empty() && !is_small {
-                let evidence = Evidence::of_stored(stored, self.config.judge, self.config.annotate);
+                let evidence = stored.evidence(self.config.annotate);
                 self.reducing.push_back(Reducing::new(idx, evidence));
             }
         }

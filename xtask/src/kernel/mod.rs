@@ -28,7 +28,7 @@ use crate::{
     matrix::{self, Instance, kconfigs},
     patch::{self, Patch},
     paths::Cache,
-    setup,
+    proc, setup,
     source::{self, Source},
     tools::{Need, Toolchain},
 };
@@ -181,6 +181,7 @@ fn release(out: &Path) -> Result<String> {
 /// A build folder that holds a given kernel, and stays so while this lives.
 pub struct ModuleBuild {
     make: Make,
+    out: PathBuf,
     scratch: PathBuf,
     lock: Lock,
 }
@@ -194,6 +195,19 @@ impl ModuleBuild {
     pub fn make(&self) -> Result<Command> {
         let mut command = self.make.command();
         command.stdin(self.lock.as_stdin()?);
+        Ok(command)
+    }
+
+    /// make's command line in a folder with a module's sources and its own Makefile, as whoever has the kernel's build
+    /// folder would type it.
+    ///
+    /// # Errors
+    /// When the lock cannot be handed on.
+    pub fn plain_make(&self, folder: &Path) -> Result<Command> {
+        let mut command = proc::dies_with_us("TERM", &self.make.program);
+        command.arg("-C").arg(folder).arg(format!("KDIR={}", self.out.display()));
+        command.args(self.make.args.iter().filter(|arg| arg.starts_with("LLVM=")));
+        command.env_clear().envs(self.make.env.iter().cloned()).stdin(self.lock.as_stdin()?);
         Ok(command)
     }
 
@@ -235,6 +249,6 @@ impl Kernel {
             Target { key: &self.key, recipe, options: &options, source: &source, toolchain: &toolchain };
         slot.establish(&target, &lock)?;
         let make = slot.make(&toolchain, &recipe.variables)?;
-        Ok(ModuleBuild { make, scratch: slot.scratch()?, lock })
+        Ok(ModuleBuild { make, out: slot.out(), scratch: slot.scratch()?, lock })
     }
 }

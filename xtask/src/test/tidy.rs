@@ -73,11 +73,13 @@ fn is_rust(source: &&Source) -> bool {
 }
 
 fn licences(sources: &[Source]) -> Vec<String> {
-    let endings = [".rs", ".config", ".yaml", ".sh", "Kbuild", "Makefile", ".ci/run"];
+    let endings = [".rs", ".c", ".config", ".yaml", ".sh", "Kbuild", "Makefile", ".ci/run"];
     let is_code = |source: &&Source| endings.iter().any(|ending| source.path.ends_with(ending));
     let wanted = |path: &str| match path {
         path if path.starts_with("guest-modules/kernel/") => "GPL-2.0",
         path if path.starts_with("guest-modules/abi/") => "GPL-2.0 OR MIT",
+        // What is generated is a kernel module.
+        path if path.contains("/standalone/") && !path.ends_with(".rs") => "GPL-2.0",
         _ => "MIT OR Apache-2.0",
     };
     let wrong = |source: &&Source| {

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0
+//{ threads
+
+/* --- threads of repro.sh --- */
+
+static DECLARE_WAIT_QUEUE_HEAD(meeting);
+static atomic_t n_begun = ATOMIC_INIT(0);
+static atomic_t n_running = ATOMIC_INIT(0);
+
+/* Waits until all n have begun. */
+static void do_begin(int n)
+{
+	atomic_inc(&n_running);
+	atomic_inc(&n_begun);
+	wake_up_all(&meeting);
+	wait_event_timeout(meeting, atomic_read(&n_begun) >= n, 5 * HZ);
+}
+
+static void do_end(void)
+{
+	atomic_dec(&n_running);
+	wake_up_all(&meeting);
+}
+//}
+//{ barrier
+
+static atomic_t n_arrived[4];
+
+static bool all_arrived(int nr, int ticket)
+{
+	int n = max(atomic_read(&n_running), 1);
+
+	return atomic_read(&n_arrived[nr]) >= roundup(ticket, n);
+}
+
+/* Waits until all that still run have come, but not for long. */
+static void do_barrier(int nr)
+{
+	int ticket = atomic_inc_return(&n_arrived[nr]);
+
+	wake_up_all(&meeting);
+	wait_event_timeout(meeting, all_arrived(nr, ticket), HZ / 10);
+}
+//}
+//{ preempt
+
+/* --- timers that interrupt a CPU, and hold it --- */
+
+struct preemption {
+	struct hrtimer timer;
+	u32 hold_ns;
+};
+
+static DEFINE_PER_CPU(struct preemption, preemption);
+
+static enum hrtimer_restart preemption_fires(struct hrtimer *timer)
+{
+	busy_ns(container_of(timer, struct preemption, timer)->hold_ns);
+	return HRTIMER_NORESTART;
+}
+
+static void do_preempt(u32 in_ns, u32 hold_ns)
+{
+	struct preemption *here = get_cpu_ptr(&preemption);
+
+	here->hold_ns = hold_ns;
+	hrtimer_start(&here->timer, ns_to_ktime(in_ns),
+		      HRTIMER_MODE_REL_PINNED_HARD);
+	put_cpu_ptr(&preemption);
+}
+//}
+//{ hold_lock
+
+static void do_hold_lock(u64 ns)
+{
+	mutex_lock(&callback_lock);
+	busy_ns(ns);
+	mutex_unlock(&callback_lock);
+}
+//}
+//{ fail_nth
+
+/* The n-th allocation of this task fails; 0: none. */
+static void do_fail_nth(unsigned int n)
+{
+#ifdef CONFIG_FAULT_INJECTION
+	WRITE_ONCE(current->fail_nth, n);
+#endif
+}
+//}
+//{ touch
+
+/* Touches so much anonymous memory. */
+static void do_touch(unsigned long bytes)
+{
+	unsigned long start, at;
+
+	start = vm_mmap(NULL, 0, bytes, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS, 0);
+	if (IS_ERR_VALUE(start))
+		return;
+	for (at = start; at < start + bytes; at += PAGE_SIZE)
+		if (put_user(1, (char __user *)at))
+			break;
+	vm_munmap(start, bytes);
+}
+//}
+//{ held_read
+
+static void do_rewind(unsigned int fd)
+{
+	struct file *file = fget(fd);
+
+	if (!file)
+		return;
+	vfs_llseek(file, 0, SEEK_SET);
+	fput(file);
+}
+//}
