@@ -4,6 +4,7 @@
 mod accel;
 mod apt;
 mod bench;
+mod bisect;
 mod config;
 mod coverage;
 mod doctor;
@@ -56,6 +57,8 @@ enum Command {
     Minimize(minimize::MinimizeArgs),
     /// Say whether a patch fixes a finding.
     Prove(prove::ProveArgs),
+    /// Find the commit that brought a finding.
+    Bisect(bisect::BisectArgs),
     /// Everything CI runs: format, lints, tests, and guests with a real kernel.
     Test(test::TestArgs),
     /// Judge console or dmesg logs.
@@ -88,6 +91,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::Repro(args) => repro::run(&args),
         Command::Minimize(args) => minimize::run(&args),
         Command::Prove(args) => prove::run(&args),
+        Command::Bisect(args) => bisect::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Triage(args) => triage::run(&args),
         Command::Doctor(args) => doctor::run(args),
