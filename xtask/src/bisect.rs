@@ -5,6 +5,8 @@
 mod commit;
 mod git;
 mod search;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fs,
@@ -84,7 +86,7 @@ struct Outline<'a> {
     /// The chance that every good verdict is right, at least.
     sureness: Option<f64>,
     /// Names of the finding.
-    titles: &'a [String],
+    titles: Vec<String>,
     silent_needed: Option<u32>,
     steps: &'a [Step],
     state: &'a Path,
@@ -206,7 +208,7 @@ fn print(bench: &Bench<'_>, state: &State, answer: &Answer) -> Outcome {
             commits: names,
             why,
             sureness,
-            titles: &state.titles,
+            titles: state.names(),
             silent_needed: state.silent_needed,
             steps: &state.steps,
             state: &bench.path,
@@ -242,7 +244,7 @@ fn explain(state: &State, answer: &Answer, names: &[String]) {
         Answer::GoodShows(_) => {}
     }
     if matches!(answer, Answer::Found(_)) {
-        let titles: Vec<String> = state.titles.iter().map(|title| plain::line(title, WHY_CHARS)).collect();
+        let titles: Vec<String> = state.names().iter().map(|title| plain::line(title, WHY_CHARS)).collect();
         println!("it shows: {}", titles.join(", "));
         println!(
             "sure: at least {:.1} %, if bad commits show it in at least {:.0} % of runs as the bad end does (95 %); each good one \

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     lock::Lock,
-    paths::{Cache, make_dir, write_whole},
+    paths::{Cache, files_below, make_dir, write_whole},
     proc, usage,
 };
 
@@ -43,13 +43,10 @@ impl History {
     /// When the user's is none, or files cannot be written.
     pub fn open(cache: &Cache, users: &Path) -> Result<History> {
         let place = |name: &str| -> Result<PathBuf> {
-            let mut git = Command::new("git");
-            git.arg("-C").arg(users);
-            git.args(["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "rev-parse"]);
-            let path = read(git.args(["--path-format=absolute", "--git-path", name]))
-                .map_err(|error| usage!("--linux {}: {error:#}", users.display()))?;
-            let path = path.strip_suffix(b"\n").unwrap_or(&path);
-            let path = PathBuf::from(OsStr::from_bytes(path));
+            let path =
+                read(users_git(users).args(["rev-parse", "--path-format=absolute", "--git-path", name]))
+                    .map_err(|error| usage!("--linux {}: {error:#}", users.display()))?;
+            let path = PathBuf::from(OsStr::from_bytes(path.strip_suffix(b"\n").unwrap_or(&path)));
             Ok(path.canonicalize().unwrap_or(path))
         };
         let objects = place("objects")?;
@@ -71,7 +68,11 @@ impl History {
             Err(_) => drop(fs::remove_file(git.join("shallow"))),
         }
         // Left by a call that was killed; nobody else is here.
-        let _ = fs::remove_file(git.join("index.lock"));
+        for path in
+            files_below(&git, |_| true)?.iter().filter(|path| path.extension() == Some("lock".as_ref()))
+        {
+            fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
         write_whole(&git.join("HEAD"), b"ref: refs/heads/none\n")?;
         Ok(history)
     }
@@ -81,8 +82,7 @@ impl History {
     /// # Errors
     /// When there is none of that name.
     pub fn resolve(&self, users: &Path, name: &str) -> Result<String> {
-        let mut git = Command::new("git");
-        git.arg("-C").arg(users).env("GIT_ALLOW_PROTOCOL", "none");
+        let mut git = users_git(users);
         git.args(["rev-parse", "--verify", "--quiet", "--end-of-options"]).arg(format!("{name}^{{commit}}"));
         let hash = read(&mut git).map_err(|_| usage!("{name} is no commit of {}", users.display()))?;
         Ok(String::from_utf8_lossy(&hash).trim().to_owned())
@@ -99,9 +99,10 @@ impl History {
     /// When an object is missing, or the disk is full.
     pub fn unpack(&self, commit: &str) -> Result<PathBuf> {
         let tree = make_dir(&self.dir.join("tree"))?;
-        self.git(&["read-tree", "--reset", "-u", commit])?;
+        let here = format!("--work-tree={}", tree.display());
+        self.git(&[&here, "read-tree", "--reset", "-u", commit])?;
         // What a killed call had unpacked of another commit.
-        self.git(&["clean", "-ffdxq"])?;
+        self.git(&[&here, "clean", "-ffdxq"])?;
         Ok(tree)
     }
 
@@ -132,7 +133,6 @@ impl History {
     pub fn next(&self, bad: &str, good: &[String], skipped: &[String]) -> Result<String> {
         // Its state is made afresh each time: what was learned is kept elsewhere.
         self.git(&["update-ref", "--no-deref", "HEAD", bad])?;
-        self.git(&["bisect", "reset"])?;
         let mut start = vec!["bisect", "start", "--no-checkout", bad];
         start.extend(good.iter().map(String::as_str));
         self.git(&start)?;
@@ -155,7 +155,7 @@ impl History {
     fn git(&self, args: &[&str]) -> Result<String> {
         let mut git = proc::dies_with_us("KILL", "timeout");
         git.args(["--signal=KILL", LIMIT_S, "git"]).arg("--git-dir").arg(self.dir.join("git"));
-        git.arg("--work-tree").arg(self.dir.join("tree")).args(args);
+        git.args(args);
         // Whatever the user has set or configured must not decide what is unpacked.
         let path = std::env::var_os("PATH").unwrap_or_default();
         git.env_clear().env("PATH", path).env("LC_ALL", "C").env("HOME", &self.dir);
@@ -167,6 +167,17 @@ impl History {
         git.stdin(self.lock.as_stdin()?).current_dir(&self.dir);
         Ok(String::from_utf8_lossy(&read(&mut git)?).into_owned())
     }
+}
+
+/// A git that looks into the user's repository.
+fn users_git(users: &Path) -> Command {
+    let mut git = Command::new("git");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"GIT_")) {
+        git.env_remove(name);
+    }
+    git.env("GIT_ALLOW_PROTOCOL", "none").arg("-C").arg(users);
+    git.args(["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"]);
+    git
 }
 
 /// Standard output of a command that must succeed.

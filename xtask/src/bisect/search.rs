@@ -108,8 +108,10 @@ pub struct State {
     pub times: u32,
     /// The chance of a wrong answer that is put up with.
     pub doubt: f64,
-    /// Names of the finding; none, until it is known what a program shows.
+    /// Names of the finding; none, for a program.
     pub titles: Vec<String>,
+    /// The names under which the bad end showed it.
+    pub shown: Vec<String>,
     /// Silent runs that make a commit good; none, until the rate at the bad end was measured.
     pub silent_needed: Option<u32>,
     /// Commits in the order they were tested, the bad end first, the good end second.
@@ -134,7 +136,17 @@ pub enum Answer {
 impl State {
     /// Nothing learned yet.
     pub fn new(good: String, bad: String, titles: Vec<String>, times: u32, doubt: f64) -> State {
-        State { good, bad, times, doubt, titles, silent_needed: None, steps: Vec::new(), current: None }
+        State {
+            good,
+            bad,
+            times,
+            doubt,
+            titles,
+            shown: Vec::new(),
+            silent_needed: None,
+            steps: Vec::new(),
+            current: None,
+        }
     }
 
     fn of(&self, verdict: Verdict) -> Vec<String> {
@@ -144,6 +156,12 @@ impl State {
 
     fn find(&self, commit: &str) -> Option<&Step> {
         self.steps.iter().find(|step| step.tally.commit == commit)
+    }
+
+    /// All names of the finding.
+    pub fn names(&self) -> Vec<String> {
+        let more = self.shown.iter().filter(|title| !self.titles.contains(title));
+        self.titles.iter().chain(more).cloned().collect()
     }
 
     /// The oldest commit known to be bad.
@@ -283,6 +301,8 @@ fn run_until(
     if let Some(step) = state.find(commit) {
         return Ok(step.verdict);
     }
+    // What a program shows in the bad end is what is looked for in the others.
+    let titles = if commit == state.bad { state.titles.clone() } else { state.names() };
     let begun = state.current.take().filter(|tally| tally.commit == commit);
     let mut tally = begun.unwrap_or_else(|| Tally { commit: commit.to_owned(), ..Tally::default() });
     let (verdict, why) = loop {
@@ -290,18 +310,17 @@ fn run_until(
             break known;
         }
         let clock = Instant::now();
-        let ran = world.run(commit, tally.runs, &state.titles)?;
+        let ran = world.run(commit, tally.runs, &titles)?;
         tally.seconds += clock.elapsed().as_secs_f64();
         match ran {
             Ran::Unfit(why) => break (Verdict::Skip, Some(why)),
             Ran::Seen(seen) => seen.iter().for_each(|seen| {
                 tally.count(seen);
-                // What a program shows in the bad end is what is looked for.
                 if let Seen::Same(title) = seen
                     && commit == state.bad
-                    && !state.titles.contains(title)
+                    && !state.shown.contains(title)
                 {
-                    state.titles.push(title.clone());
+                    state.shown.push(title.clone());
                 }
             }),
         }
