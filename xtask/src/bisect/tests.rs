@@ -59,7 +59,11 @@ impl Repo {
 
     fn record(&mut self, subject: &str) {
         self.git(&["add", "--all"]);
-        self.git(&["commit", "--quiet", "--allow-empty", "--message", subject]);
+        self.git(&["commit", "--quiet", "--message", subject]);
+        self.remember(subject);
+    }
+
+    fn remember(&mut self, subject: &str) {
         let hash = self.git(&["rev-parse", "HEAD"]);
         self.commits.insert(subject.to_owned(), hash);
     }
@@ -219,7 +223,7 @@ fn where_good_and_bad_parted_must_be_good_and_merges_are_searched() {
         repo.commit(name);
     }
     repo.git(&["merge", "--quiet", "--no-ff", "-m", "merge", "side"]);
-    repo.record("merge");
+    repo.remember("merge");
     repo.commit("tip");
     for (first_bad, bad) in [
         ("side1", &["side1", "side2", "merge", "tip"][..]),
