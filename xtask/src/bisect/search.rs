@@ -84,6 +84,9 @@ pub enum Verdict {
     Skip,
 }
 
+/// What a commit is, and why nobody knows.
+type Known = (Verdict, Option<String>);
+
 /// A commit and what it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -192,7 +195,7 @@ impl Tally {
     }
 
     /// What the commit is, as soon as the runs say.
-    fn verdict(&self, silent_needed: u32) -> Option<(Verdict, Option<String>)> {
+    fn verdict(&self, silent_needed: u32) -> Option<Known> {
         let hidden: u32 = self.others.values().sum();
         if self.same > 0 {
             Some((Verdict::Bad, None))
@@ -295,7 +298,7 @@ fn run_until(
     state: &mut State,
     world: &mut dyn World,
     commit: &str,
-    decide: &dyn Fn(&Tally) -> Option<(Verdict, Option<String>)>,
+    decide: &dyn Fn(&Tally) -> Option<Known>,
     n_suspects: &mut dyn FnMut(&State) -> Result<usize>,
 ) -> Result<Verdict> {
     if let Some(step) = state.find(commit) {
