@@ -35,6 +35,12 @@ pub enum Exit {
 #[error("{0}")]
 pub struct Usage(pub String);
 
+/// A kernel's source that cannot be built, or not with what it takes to test it. The machine's fault to whoever asked for
+/// that kernel; `bisect` goes round it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unfit(pub String);
+
 /// An error of our own.
 #[derive(Debug, thiserror::Error)]
 #[error("bug in shrinktorture: {0}")]

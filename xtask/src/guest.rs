@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     initramfs::{self, Entry},
-    kernel::Kernel,
+    kernel::{Kernel, make},
     lock::Lock,
     paths::{self, Cache},
     proc, tools,
@@ -252,7 +252,10 @@ fn build_modules(
         build.make()?.arg(format!("M={}", folder.display())).arg("modules").output().context("make")?;
     if !output.status.success() {
         let text = [output.stdout, output.stderr].concat();
-        bail!("the guest modules do not build: {}", proc::tail(&String::from_utf8_lossy(&text)));
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        let what = format!("the guest modules do not build: {}", proc::tail(&text));
+        return Err(make::failure(what, output.status.code().is_some(), &lines));
     }
     MODULES
         .iter()

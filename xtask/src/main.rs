@@ -4,6 +4,7 @@
 mod accel;
 mod apt;
 mod bench;
+mod bisect;
 mod bundle;
 mod config;
 mod coverage;
@@ -63,6 +64,8 @@ enum Command {
     Bundle(bundle::BundleArgs),
     /// Say whether a patch fixes a finding.
     Prove(prove::ProveArgs),
+    /// Find the commit that brought a finding.
+    Bisect(bisect::BisectArgs),
     /// Everything CI runs: format, lints, tests, and guests with a real kernel.
     Test(test::TestArgs),
     /// Judge console or dmesg logs.
@@ -98,6 +101,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::Minimize(args) => minimize::run(&args),
         Command::Bundle(args) => bundle::run(&args),
         Command::Prove(args) => prove::run(&args),
+        Command::Bisect(args) => bisect::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Triage(args) => triage::run(&args),
         Command::Doctor(args) => doctor::run(args),

@@ -166,7 +166,7 @@ impl Search {
         let n_runs = if self.rerun.is_deterministic() { 1 } else { RATE_RUNS };
         let epochs = vec![self.rerun.case.epoch(); n_runs as usize];
         let n_same = self.seen(&epochs)?.iter().flatten().count() as u32;
-        self.n_tries = rerun::runs_needed(f64::from(n_same) / f64::from(n_runs), TRIES_MAX);
+        self.n_tries = rerun::runs_needed(f64::from(n_same) / f64::from(n_runs), rerun::MISS, TRIES_MAX);
         Ok(n_same > 0)
     }
 

@@ -8,6 +8,7 @@
 //!         build/<slot>/{src,out}         where a kernel is built; paths stay, so that ccache and make hit
 //!         kernels/<instance>-<key>/      finished kernels; `manifest.json` is written last
 //!         symbols/                       what was read of debug information, by build id
+//!         bisect/<repository>/           searches through a git repository, and the tree its commits are unpacked into
 //!         ccache/ downloads/ probes/
 //! ```
 

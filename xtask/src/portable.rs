@@ -22,7 +22,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     exit::{Exit, Outcome},
-    prove,
     rerun::{Case, Rerun, Showing},
     usage,
 };
@@ -113,7 +112,7 @@ fn replay(rerun: &Rerun, portable: &Portable, times: u32) -> Outcome {
 fn make(rerun: &Rerun, folder: &Path, times: u32) -> Outcome {
     // Nothing can be delayed where booting shows it.
     let n_tries = if rerun.case.batch.is_empty() { 1 } else { TRIES_MAX };
-    let cases: Vec<Case> = (0..n_tries).map(|nth| prove::delayed(&rerun.case, nth)).collect();
+    let cases: Vec<Case> = (0..n_tries).map(|nth| rerun.case.delayed(nth)).collect();
     let mut found = None;
     power_on(rerun, &cases, &mut |nth, outcome| {
         let what = tell(&rerun.case, &outcome)?;

@@ -9,10 +9,6 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use ::fuzz::corpus::CorpusDir;
-use abi::{
-    layout::{Op, kind},
-    program::OPS_MAX,
-};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use harness::{epoch::Epoch, program::Program};
@@ -28,9 +24,6 @@ use crate::{
 const RUNS_MAX: u32 = 400;
 /// Programs of the corpus, nearest to the finding first, that are run with the patch besides.
 const NEAR_MAX: usize = 48;
-/// The delays of runs, us: none, then ever longer ones before one thread after the other.
-const DELAY_STEP_US: u32 = 7;
-const DELAY_MAX_US: u32 = 200;
 
 /// Options of `prove`.
 #[derive(Debug, Args)]
@@ -125,7 +118,7 @@ pub fn run(args: &ProveArgs) -> Outcome {
         let mut after = Rerun::open(&args.what, &args.elsewhere, args.jobs)?;
         // A program brings no title of its own: with the patch, too, only the bug it showed is that bug.
         let case = Case { titles: [case.titles.clone(), vec![proof.title.clone()]].concat(), ..case };
-        let n_runs = rerun::runs_needed(proof.before.rate_low, RUNS_MAX).max(args.times);
+        let n_runs = rerun::runs_needed(proof.before.rate_low, rerun::MISS, RUNS_MAX).max(args.times);
         proof.after = side(&mut after, &case, 0..n_runs, &mut String::new())?;
         tell(args, "with the patch", &proof.after);
         near(&mut before, &mut after, &case, args, &mut proof)?;
@@ -153,9 +146,7 @@ fn claim(proof: &Proof) -> Claim {
 /// Runs the case so often on one kernel.
 fn side(rerun: &mut Rerun, case: &Case, nth: std::ops::Range<u32>, title: &mut String) -> Result<Side> {
     let mut side = Side { runs: nth.end - nth.start, ..Side::default() };
-    let varied = rerun.is_deterministic();
-    let epochs: Vec<Epoch> =
-        nth.map(|nth| if varied { delayed(case, nth).epoch() } else { case.epoch() }).collect();
+    let epochs = rerun.epochs(case, nth);
     rerun.run(&epochs, &mut |_, outcome| {
         match case.judge(&outcome.context("a guest did not answer")?) {
             Showing::Same(report) => {
@@ -170,19 +161,6 @@ fn side(rerun: &mut Rerun, case: &Case, nth: std::ops::Range<u32>, title: &mut S
     })?;
     (side.rate_low, side.rate_high) = rerun::interval(side.same, side.runs);
     Ok(side)
-}
-
-/// The case with the `nth` delay before the threads of its last program.
-pub fn delayed(case: &Case, nth: u32) -> Case {
-    let mut case = case.clone();
-    let Some(program) = case.batch.last_mut() else { return case };
-    let n_threads = program.threads.len() as u32;
-    let (Some(nth), true) = (nth.checked_sub(1), n_threads > 0) else { return case };
-    let thread = &mut program.threads[(nth % n_threads) as usize];
-    let us = 1 + nth / n_threads * DELAY_STEP_US % DELAY_MAX_US;
-    thread.ops.truncate(OPS_MAX - 1);
-    thread.ops.insert(0, Op { kind: kind::SPIN, a: us, ..Op::default() });
-    case
 }
 
 /// Runs what the campaign knows that is most like the finding with the patch, and what complains, without it.
@@ -317,22 +295,5 @@ mod tests {
         assert_eq!(claim(&proof(1, &[], &["new"])), Claim::DoesNotFix);
         assert_eq!(claim(&proof(0, &["new"], &[])), Claim::MakesWorse);
         assert_eq!(claim(&proof(0, &[], &["new"])), Claim::MakesWorse);
-    }
-
-    #[test]
-    fn delays_differ_and_programs_stay_valid() {
-        let text = "thread cpu=0\n yield\nthread cpu=1\n yield\n";
-        let program: Program = text.parse().unwrap();
-        let schedule = program.schedule;
-        let case = Case { batch: vec![program], schedule, canary: 0, leak_scan: false, titles: Vec::new() };
-        let mut seen = std::collections::HashSet::new();
-        for nth in 0..40 {
-            let program = delayed(&case, nth).batch.remove(0);
-            let mut fixed = program.clone();
-            fixed.fixup();
-            assert_eq!(fixed, program);
-            assert!(seen.insert(program), "run {nth} is one of the earlier ones");
-        }
-        assert_eq!(delayed(&case, 0).batch, case.batch);
     }
 }

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A finding run again, on the machine it was made on or another, or a program; each run in a fresh guest. What `repro`,
-//! `minimize` and `prove` share.
+//! `minimize`, `prove` and `bisect` share.
+
+mod vary;
 
 use std::{
+    ops::Range,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -38,7 +41,7 @@ pub struct Elsewhere {
     /// Kernel instance to run on [default: the finding's own machine; for a program kasan-6.12]
     #[arg(long, value_name = "NAME")]
     pub instance: Option<String>,
-    /// Kernel tree to build in place of the instance's own source; never modified
+    /// Kernel tree to build in place of the instance's own source and the finding's patches; never modified
     #[arg(long, value_name = "DIR")]
     pub linux: Option<PathBuf>,
     /// Patch to apply besides, mbox or diff; repeatable
@@ -68,6 +71,18 @@ pub struct Case {
 }
 
 impl Case {
+    /// That of a finding's folder, or of a program's file.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub fn read(what: &Path) -> Result<(Case, Option<Stored>)> {
+        if !what.is_dir() {
+            return Ok((Case::of_program(run::read_program(&what.to_owned())?), None));
+        }
+        let stored = finding(what)?;
+        Ok((Case::of_finding(&stored), Some(stored)))
+    }
+
     fn of_finding(stored: &Stored) -> Case {
         let record = &stored.record;
         Case {
@@ -167,11 +182,7 @@ impl Rerun {
     /// # Errors
     /// As [`Rerun::open`].
     pub fn cold(what: &Path, elsewhere: &Elsewhere, jobs: Option<usize>) -> Result<Rerun> {
-        let stored = if what.is_dir() { Some(finding(what)?) } else { None };
-        let case = match &stored {
-            Some(stored) => Case::of_finding(stored),
-            None => Case::of_program(run::read_program(&what.to_owned())?),
-        };
+        let (case, stored) = Case::read(what)?;
         let cache = Cache::open()?;
         let recipe = recipe(stored.as_ref(), elsewhere);
         let is_own = *elsewhere == Elsewhere::default();
@@ -226,6 +237,12 @@ impl Rerun {
             });
         };
         Ok(pool.snapshot(self.case.schedule, self.case.epoch().leaks())?)
+    }
+
+    /// The epochs of the runs `nth` of a case. Where every run of one epoch is the same, they are made to differ.
+    pub fn epochs(&self, case: &Case, nth: Range<u32>) -> Vec<Epoch> {
+        let varied = self.is_deterministic();
+        nth.map(|nth| if varied { case.delayed(nth).epoch() } else { case.epoch() }).collect()
     }
 
     /// Runs epochs, each in a fresh guest; hands over the answers in order, none for one that did not come.
@@ -285,7 +302,9 @@ fn recipe(stored: Option<&Stored>, elsewhere: &Elsewhere) -> MachineArgs {
         Some(_) => Engine::Par,
         None => Engine::Auto,
     };
-    let patches = extra("patches").map(String::as_str).unwrap_or_default();
+    // They are of the source that the finding was made on.
+    let patches = extra("patches").filter(|_| elsewhere.linux.is_none());
+    let patches = patches.map(String::as_str).unwrap_or_default();
     MachineArgs {
         instance,
         linux: elsewhere.linux.clone().or(extra("linux").map(PathBuf::from)),
@@ -336,10 +355,12 @@ fn warn_of_sibling(snapshot: &Snapshot, stored: &Stored) {
     }
 }
 
-/// Runs of which all miss a bug of that rate with a chance of 5 %, at most `max`.
-pub fn runs_needed(rate: f64, max: u32) -> u32 {
-    const MISS: f64 = 0.05;
-    let n = MISS.ln() / (1.0 - rate.clamp(1e-3, 0.999)).ln();
+/// The chance of missing a bug that is put up with.
+pub const MISS: f64 = 0.05;
+
+/// Runs of which all miss a bug of that rate with a chance of `miss`, at most `max`.
+pub fn runs_needed(rate: f64, miss: f64, max: u32) -> u32 {
+    let n = miss.ln() / (1.0 - rate.clamp(1e-3, 0.999)).ln();
     (n.ceil() as u32).clamp(1, max)
 }
 
@@ -382,7 +403,7 @@ mod tests {
 
     #[test]
     fn the_rarer_the_bug_the_more_runs_it_takes() {
-        let runs = [1.0, 0.84, 0.5, 0.1, 0.0].map(|rate| runs_needed(rate, 400));
+        let runs = [1.0, 0.84, 0.5, 0.1, 0.0].map(|rate| runs_needed(rate, MISS, 400));
         assert_eq!(runs, [1, 2, 5, 29, 400]);
     }
 }

@@ -11,10 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::{lock::Lock, paths::make_dir, proc};
+use crate::{exit::Unfit, lock::Lock, paths::make_dir, proc};
 
 /// A make that says nothing for this long is stuck: the largest single step (linking with DWARF) takes a minute.
 const SILENCE_MAX: Duration = Duration::from_secs(1800);
@@ -119,14 +119,21 @@ pub fn run(make: &Make, targets: &[&str], lock: &Lock, log: &Path, show: &Show) 
     progress.end();
     if !status.success() || is_silent {
         let ended = if is_silent { "went silent".to_string() } else { format!("failed ({status})") };
-        bail!(
-            "make {} {ended}; all of it is in {}:\n{}",
-            targets.join(" "),
-            log.display(),
-            error_tail(&text)
-        );
+        let (targets, log, tail) = (targets.join(" "), log.display(), error_tail(&text));
+        let what = format!("make {targets} {ended}; all of it is in {log}:\n{tail}");
+        return Err(failure(what, !is_silent && status.code().is_some(), &text));
     }
     Ok(progress.n_steps)
+}
+
+/// The error for a make that failed: the source is at fault, unless the machine is.
+pub fn failure<T: AsRef<str>>(what: String, ended_by_itself: bool, lines: &[T]) -> anyhow::Error {
+    const MACHINE: [&str; 3] = ["No space left on device", "Cannot allocate memory", "Killed"];
+    let is_machine = |line: &T| MACHINE.iter().any(|words| line.as_ref().contains(words));
+    match ended_by_itself && !lines.iter().any(is_machine) {
+        true => anyhow::Error::new(Unfit(what)),
+        false => anyhow!(what),
+    }
 }
 
 /// With several jobs the first error is long gone when make ends: errors first, then the end.
