@@ -42,6 +42,27 @@ pub fn write_dir(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<
     fs::rename(&temporary, path).with_context(|| format!("rename to {}", path.display()))
 }
 
+/// Copies a folder; one that is there is replaced.
+///
+/// # Errors
+/// When it cannot be read or written.
+pub fn copy_dir(from: &Path, to: &Path) -> Result<()> {
+    fn fill(from: &Path, to: &Path) -> Result<()> {
+        for path in list(from)? {
+            let copy = to.join(path.file_name().unwrap_or_default());
+            if path.is_dir() {
+                make_dir(&copy)?;
+                fill(&path, &copy)?;
+            } else {
+                write(&copy, &fs::read(&path).with_context(|| format!("read {}", path.display()))?)?;
+            }
+        }
+        Ok(())
+    }
+    make_dir(to.parent().unwrap_or(to))?;
+    write_dir(to, |temporary| fill(from, temporary))
+}
+
 /// Ends what a kill interrupted in a folder of folders: one that is whole, told by the file written last, gets its name;
 /// others are removed.
 ///

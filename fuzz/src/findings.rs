@@ -348,27 +348,6 @@ fn write(evidence: &Evidence, dir: &Path, others: &[PathBuf]) -> Result<()> {
     })
 }
 
-/// Copies a finding's folder; one that is there is replaced.
-///
-/// # Errors
-/// When it cannot be read or written.
-pub fn copy(from: &Path, to: &Path) -> Result<()> {
-    fn files(from: &Path, to: &Path) -> Result<()> {
-        for path in disk::list(from)? {
-            let copy = to.join(path.file_name().unwrap_or_default());
-            if path.is_dir() {
-                disk::make_dir(&copy)?;
-                files(&path, &copy)?;
-            } else {
-                disk::write(&copy, &fs::read(&path).with_context(|| format!("read {}", path.display()))?)?;
-            }
-        }
-        Ok(())
-    }
-    disk::make_dir(to.parent().unwrap_or(to))?;
-    disk::write_dir(to, |temporary| files(from, temporary))
-}
-
 /// The number a finding's folder begins with.
 fn number(dir: &Path) -> u64 {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();

@@ -8,9 +8,9 @@
 //! and are good as long as nothing they depend on changed.
 
 mod index;
+mod small;
 
 use std::{
-    collections::HashSet,
     fs,
     path::{Path, PathBuf},
     sync::{
@@ -22,29 +22,27 @@ use std::{
 
 use ::fuzz::{
     config::Reduce,
-    findings,
     status::{CampaignEnd, Event},
 };
-use abi::layout::kind;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use harness::{oracle, program::Program};
+use harness::oracle;
 use serde::{Deserialize, Serialize};
 
-use self::index::{Class, Mutant, Seer};
+use self::{
+    index::{Class, Mutant, Seer},
+    small::Small,
+};
 use crate::{
     exit::{Bug, Exit, Outcome},
     fuzz::{self, LEAK_SCAN, Plan, WALK_PROB},
     matrix, paths,
-    prepare::{self, MachineArgs, Prepared},
-    rerun::{Rerun, Showing},
+    prepare::{self, MachineArgs},
     usage,
 };
 
 /// Name of the entry without a bug.
 const CLEAN: &str = "clean";
-/// Runs of a finding that was made small.
-const AGAIN: u32 = 20;
 /// How often a campaign under way is told of.
 const TELL_EVERY: Duration = Duration::from_secs(30);
 
@@ -117,30 +115,6 @@ struct Sighting {
     execs: u64,
     /// Campaign time until then, seconds.
     seconds: u64,
-}
-
-/// A finding, made small.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Small {
-    /// Programs, threads and ops it was found with.
-    programs_before: usize,
-    threads_before: usize,
-    ops_before: usize,
-    /// What is left of them.
-    programs: usize,
-    threads: usize,
-    ops: usize,
-    /// Preemption points among the ops left.
-    preemptions: usize,
-    /// Runs it took, and wall time since it was found, seconds.
-    runs: u64,
-    seconds: f64,
-    /// Runs of what is left, each in a fresh guest, and how many showed the same bug.
-    again: u32,
-    same: u32,
-    /// Different consoles among those.
-    consoles: usize,
 }
 
 /// Runs the subcommand. Exit code 2: the clean kernel is not clean.
@@ -358,7 +332,12 @@ impl Entry<'_> {
         }
         let found_after = sighting.as_ref().map_or(0.0, |sighting| sighting.seconds as f64);
         let minimized = match small {
-            Some((folder, seconds)) => Some(self.keep(&prepared, &folder, seconds - found_after)?),
+            Some((folder, seconds)) => Some(small::keep(
+                &prepared,
+                &folder,
+                &self.dir.join("findings").join(self.name),
+                seconds - found_after,
+            )?),
             None => None,
         };
         Ok(Some(Score {
@@ -375,40 +354,6 @@ impl Entry<'_> {
     }
 }
 
-impl Entry<'_> {
-    /// Runs a minimised finding again, in fresh guests, and keeps its folder.
-    fn keep(&self, prepared: &Prepared, folder: &Path, seconds: f64) -> Result<Small> {
-        let mut rerun = Rerun::of(prepared, folder)?;
-        let case = rerun.case.clone();
-        let (mut consoles, mut same) = (HashSet::new(), 0);
-        rerun.run(&vec![case.epoch(); AGAIN as usize], &mut |_, outcome| {
-            let outcome = outcome.context("a guest did not answer")?;
-            same += u32::from(matches!(case.judge(&outcome), Showing::Same(_)));
-            consoles.insert(blake3::hash(&outcome.console));
-            Ok(())
-        })?;
-        let kept = self.dir.join("findings").join(self.name);
-        findings::copy(folder, &kept)?;
-        let record = rerun.stored.context("a finding was opened")?.record;
-        let before = record.minimized.context("it is minimised")?;
-        let ops = || case.batch.iter().flat_map(|program| &program.threads).flat_map(|thread| &thread.ops);
-        Ok(Small {
-            programs_before: before.batch,
-            threads_before: before.threads,
-            ops_before: before.ops,
-            programs: case.batch.len(),
-            threads: case.batch.last().map_or(0, |program| program.threads.len()),
-            ops: case.batch.last().map_or(0, Program::n_ops),
-            preemptions: ops().filter(|op| op.kind == kind::PREEMPT).count(),
-            runs: before.runs,
-            seconds,
-            again: AGAIN,
-            same,
-            consoles: consoles.len(),
-        })
-    }
-}
-
 /// The type of a finding, read off its console.
 fn kind(finding: &Path) -> String {
     let console = fs::read(finding.join("console.log")).unwrap_or_default();
@@ -421,19 +366,7 @@ fn line(score: &Score) -> String {
     let (name, execs, seconds) = (&score.name, score.execs, score.seconds);
     match &score.finding {
         Some(seen) => {
-            let small = score.minimized.as_ref().map_or(String::new(), |small| {
-                format!(
-                    " [{} -> {} ops, {} thread(s), {} preemption(s) left, {} runs in {:.0} s; {} of {} again]",
-                    small.ops_before,
-                    small.ops,
-                    small.threads,
-                    small.preemptions,
-                    small.runs,
-                    small.seconds,
-                    small.same,
-                    small.again
-                )
-            });
+            let small = score.minimized.as_ref().map_or(String::new(), |small| format!(" [{small}]"));
             format!(
                 "{name:<34} {class:<13} found after {:>6} programs, {:>5} s: {}{small}",
                 seen.execs, seen.seconds, seen.title
