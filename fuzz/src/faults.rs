@@ -17,8 +17,9 @@ use libafl::corpus::CorpusId;
 
 use crate::{chooser::Choice, walk::is_worth};
 
-/// Allocations of one op that are failed.
-const ALLOCATIONS_MAX: u32 = 64;
+/// Allocations of one op that are failed: all that `fail_nth` can name. A group makes one for each of its files before any of
+/// its own.
+const ALLOCATIONS_MAX: u32 = 200;
 /// Variants whose answer is waited for; of older ones none came, because the kernel died.
 const UNDER_WAY_MAX: usize = 256;
 
