@@ -28,7 +28,7 @@ pub(super) fn form(op: &Op, _: Context<'_>) -> Option<Result<Form, Reason>> {
             .with(&["watermark", "touch", "sleep"])),
         kind::ZSWAP => Ok(zswap(op.a)),
         kind::SWAP_OUT => Err("it takes madvise(MADV_PAGEOUT)"),
-        kind::THP_SPLIT | kind::THP_DROP => Err("it takes madvise(MADV_HUGEPAGE)"),
+        kind::THP_SPLIT | kind::THP_PIN | kind::THP_DROP => Err("it takes madvise(MADV_HUGEPAGE)"),
         _ => return None,
     })
 }
