@@ -46,7 +46,7 @@ pub const LEAK_SCAN: LeakScan = LeakScan::Corpus(96);
 /// Share of a deterministic campaign's programs that walk the schedules of promising ones.
 pub const WALK_PROB: f64 = 0.2;
 /// Schedules a deterministic campaign mixes.
-const SCHEDULES: [Schedule; 2] = [Schedule { vcpus: 4, shift: 1 }, Schedule { vcpus: 2, shift: 2 }];
+pub const SCHEDULES: [Schedule; 2] = [Schedule { vcpus: 4, shift: 1 }, Schedule { vcpus: 2, shift: 2 }];
 
 /// Options of `fuzz`.
 #[derive(Debug, Args)]
@@ -366,15 +366,7 @@ impl Guests for PoolGuests {
             .then(|| self.pool.snapshot(schedule, leaks).ok())
             .flatten()
             .map(|snapshot| snapshot.manifest.id);
-        Provenance {
-            instance: self.machine.recipe.instance.clone(),
-            engine: if execution == Execution::Deterministic { "det" } else { "par" }.to_owned(),
-            qemu_version: self.machine.config.qemu_version.clone(),
-            artifacts: self.machine.artifacts.clone(),
-            boot_arguments: harness::guest::append(&self.machine.config, execution, leaks),
-            snapshot,
-            extra: self.recipe(),
-        }
+        provenance(&self.machine, execution, snapshot, leaks)
     }
 
     fn kernel_config(&self) -> Option<String> {
@@ -382,20 +374,32 @@ impl Guests for PoolGuests {
     }
 }
 
-impl PoolGuests {
-    /// How the machine was made, for a machine that does not have it in its cache.
-    fn recipe(&self) -> BTreeMap<String, String> {
-        let recipe = &self.machine.recipe;
-        let patches: Vec<String> = recipe.patches.iter().map(|patch| patch.display().to_string()).collect();
-        let linux = recipe.linux.as_ref().map(|dir| dir.display().to_string());
-        [
-            ("append", recipe.append.clone()),
-            ("linux", linux.unwrap_or_default()),
-            ("patches", patches.join("\n")),
-        ]
+/// What guests of a machine are.
+pub fn provenance(
+    machine: &Machine,
+    execution: Execution,
+    snapshot: Option<String>,
+    leaks: Leaks,
+) -> Provenance {
+    Provenance {
+        instance: machine.recipe.instance.clone(),
+        engine: if execution == Execution::Deterministic { "det" } else { "par" }.to_owned(),
+        qemu_version: machine.config.qemu_version.clone(),
+        artifacts: machine.artifacts.clone(),
+        boot_arguments: harness::guest::append(&machine.config, execution, leaks),
+        snapshot,
+        extra: recipe(machine),
+    }
+}
+
+/// How the machine was made, for a machine that does not have it in its cache.
+fn recipe(machine: &Machine) -> BTreeMap<String, String> {
+    let recipe = &machine.recipe;
+    let patches: Vec<String> = recipe.patches.iter().map(|patch| patch.display().to_string()).collect();
+    let linux = recipe.linux.as_ref().map(|dir| dir.display().to_string());
+    [("append", recipe.append.clone()), ("linux", linux.unwrap_or_default()), ("patches", patches.join("\n"))]
         .into_iter()
         .filter(|(_, value)| !value.is_empty())
         .map(|(name, value)| (name.to_owned(), value))
         .collect()
-    }
 }

@@ -2,6 +2,8 @@
 //! `cargo xtask repro FINDING|PROGRAM`: runs it afresh and says k of n, whether it is the same bug, how long it takes, and,
 //! under the deterministic engine, whether the consoles were identical.
 
+mod exact;
+
 use std::{collections::HashSet, fs, path::PathBuf};
 
 use ::fuzz::findings::Stored;
@@ -50,8 +52,12 @@ pub struct ReproArgs {
     /// Let gdb do what this file says; commands of ours: `report`, and with --at `there`
     #[arg(long, value_name = "FILE", requires = "gdb")]
     gdb_script: Option<PathBuf>,
+    /// Runs under each schedule of the deterministic engine in search of one that shows a finding of the parallel engine; it
+    /// takes the place of what is stored. 0: none
+    #[arg(long, value_name = "N", default_value_t = 24)]
+    search: u32,
     /// Print one JSON object in place of text
-    #[arg(long)]
+    #[arg(long, conflicts_with = "search")]
     json: bool,
 }
 
@@ -102,6 +108,13 @@ pub fn run(args: &ReproArgs) -> Outcome {
         println!("{}", serde_json::to_string(&tally)?);
     } else {
         print(&tally, &rerun);
+        let of_parallel =
+            |stored: &&Stored| stored.record.provenance.engine != "det" && !stored.batch.is_empty();
+        let is_own = args.elsewhere == Elsewhere::default();
+        if let Some(stored) = rerun.stored.as_ref().filter(of_parallel).filter(|_| is_own && args.search > 0)
+        {
+            exact::search(&args.what, stored, args.jobs, args.search)?;
+        }
     }
     Ok(match &tally {
         tally if tally.n_infrastructure == tally.n_runs => Exit::Infra,
