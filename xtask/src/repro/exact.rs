@@ -29,6 +29,7 @@ use crate::{
 /// When the machine cannot be made, a guest fails, or the folder cannot be written.
 pub fn search(folder: &Path, stored: &Stored, jobs: Option<usize>, n_runs: u32) -> Result<bool> {
     let elsewhere = Elsewhere { engine: Some(Engine::Det), ..Elsewhere::default() };
+    println!("looking for a run of the deterministic engine that shows it");
     let mut rerun = Rerun::open(folder, &elsewhere, jobs)?;
     let mut n_made = 0;
     for schedule in fuzz::SCHEDULES {
