@@ -58,7 +58,18 @@ pub const STORIES: &[&[u8]] = &[
     ],
     // Ids.
     &[kind::PAD_IDS, kind::ALLOC, kind::MEMCG_CREATE, kind::REGISTER, kind::UNPAD, kind::ALLOC, kind::FREE],
-    // One in use, wherever it lies.
+    // One in use, wherever it lies: by a group that is younger, and by one that is older.
+    &[
+        kind::PAD_IDS,
+        kind::ALLOC,
+        kind::REGISTER,
+        kind::MEMCG_CREATE,
+        kind::MEMCG_ENTER,
+        kind::LRU_ADD,
+        kind::DROP_CACHES,
+        kind::FREE,
+        kind::UNPAD,
+    ],
     &[
         kind::MEMCG_CREATE,
         kind::MEMCG_ENTER,
