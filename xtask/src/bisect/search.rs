@@ -239,10 +239,9 @@ pub fn search(history: &History, state: &mut State, world: &mut dyn World) -> Re
         return Err(usage!("--bad is in the history of --good: there is nothing between them"));
     }
     let ends = ends(history, &good, &bad)?;
-    match measure(state, world, n_suspects)? {
-        Verdict::Bad => {}
-        Verdict::Good => return Ok(Answer::NotReproduced),
-        Verdict::Skip => return Ok(untestable(state, &bad)),
+    if measure(state, world, n_suspects)? != Verdict::Bad {
+        let was_run = state.find(&bad).is_some_and(|step| step.tally.runs > 0);
+        return Ok(if was_run { Answer::NotReproduced } else { untestable(state, &bad) });
     }
     let needed = silent_needed(state.rate_low(), state.doubt, ends.len(), n_suspects);
     state.silent_needed.get_or_insert(needed);
@@ -276,12 +275,14 @@ fn untestable(state: &State, end: &str) -> Answer {
     Answer::Untestable(end.to_owned(), why)
 }
 
-/// Runs the bad end until the rate is known. Good: it does not show the finding at all.
+/// Runs the bad end until the rate is known.
 fn measure(state: &mut State, world: &mut dyn World, n_suspects: usize) -> Result<Verdict> {
     let (bad, times) = (state.bad.clone(), state.times);
     let decide = move |tally: &Tally| {
-        let verdict = if tally.same > 0 { Verdict::Bad } else { Verdict::Good };
-        tally.is_rate_known(times).then_some((verdict, None))
+        tally.is_rate_known(times).then(|| match tally.same {
+            0 => (Verdict::Skip, Some("the finding does not show".to_owned())),
+            _ => (Verdict::Bad, None),
+        })
     };
     run_until(state, world, &bad, &decide, &mut |_| Ok(n_suspects))
 }
