@@ -28,8 +28,11 @@ pub struct DistillArgs {
     #[arg(value_name = "DIR")]
     campaign: PathBuf,
     /// Programs to keep at most
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 64)]
     programs: usize,
+    /// Leave out programs with more ops: they are slow where the kernel checks much
+    #[arg(long, value_name = "N", default_value_t = 48)]
+    ops: usize,
     /// The file to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -40,9 +43,10 @@ pub struct DistillArgs {
 /// # Errors
 /// When the machine cannot be made ready, the corpus cannot be read, or a guest fails.
 pub fn run(args: &DistillArgs) -> Outcome {
-    let programs = coverage::corpus(&args.campaign)?;
+    let mut programs = coverage::corpus(&args.campaign)?;
+    programs.retain(|program| program.n_ops() <= args.ops);
     if programs.is_empty() {
-        return Err(usage!("{} has no programs", args.campaign.display()));
+        return Err(usage!("{} has no such programs", args.campaign.display()));
     }
     let mut prepared = prepare::prepare(&args.machine)?;
     let (mut kept, mut samples) = (Vec::new(), Vec::new());

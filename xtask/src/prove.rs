@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use ::fuzz::corpus::CorpusDir;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use harness::{epoch::Epoch, program::Program};
+use harness::{epoch::Epoch, machine::MachineError, oracle, program::Program};
 use serde::Serialize;
 
 use crate::{
@@ -115,13 +115,18 @@ pub fn run(args: &ProveArgs) -> Outcome {
         near_new: Vec::new(),
     };
     if proof.before.same > 0 {
-        let mut after = Rerun::open(&args.what, &args.elsewhere, args.jobs)?;
         // A program brings no title of its own: with the patch, too, only the bug it showed is that bug.
         let case = Case { titles: [case.titles.clone(), vec![proof.title.clone()]].concat(), ..case };
-        let n_runs = rerun::runs_needed(proof.before.rate_low, rerun::MISS, RUNS_MAX).max(args.times);
-        proof.after = side(&mut after, &case, 0..n_runs, &mut String::new())?;
-        tell(args, "with the patch", &proof.after);
-        near(&mut before, &mut after, &case, args, &mut proof)?;
+        match Rerun::open(&args.what, &args.elsewhere, args.jobs) {
+            Ok(mut after) => {
+                let n_runs = rerun::runs_needed(proof.before.rate_low, rerun::MISS, RUNS_MAX).max(args.times);
+                proof.after = side(&mut after, &case, 0..n_runs, &mut String::new())?;
+                tell(args, "with the patch", &proof.after);
+                near(&mut before, &mut after, &case, args, &mut proof)?;
+            }
+            // A kernel that complains and does not boot is the patch's doing.
+            Err(error) => proof.near_new.push(boot_complaint(&error).ok_or(error)?),
+        }
         proof.claim = claim(&proof);
     }
     print(args, &proof, &before)?;
@@ -130,6 +135,13 @@ pub fn run(args: &ProveArgs) -> Outcome {
         Claim::DoesNotFix | Claim::MakesWorse => Exit::Finding,
         Claim::NotReproduced => Exit::Skipped,
     })
+}
+
+/// What a kernel that did not get ready complained of.
+fn boot_complaint(error: &anyhow::Error) -> Option<String> {
+    let Some(MachineError::NotReady { console, .. }) = error.downcast_ref() else { return None };
+    let report = oracle::judge(console).into_iter().next()?;
+    Some(format!("{} (the kernel with the patch does not boot)", report.title))
 }
 
 fn claim(proof: &Proof) -> Claim {
@@ -246,7 +258,7 @@ fn print(args: &ProveArgs, proof: &Proof, rerun: &Rerun) -> Result<()> {
         Claim::DoesNotFix => {
             println!("NOT fixed: {title} shows in {} of {} runs with the patch", after.same, after.runs)
         }
-        Claim::MakesWorse => println!("fixed, but something shows that did not before"),
+        Claim::MakesWorse => println!("worse: something shows that did not before"),
         Claim::Fixes => print_mail(proof, rerun),
     }
     Ok(())
