@@ -49,6 +49,9 @@ const PASSES: [Pass; 9] = [
     Pass::Audit,
 ];
 
+/// How many of them, from the first, leave out threads and ops.
+const OPS_PASSES: usize = 6;
+
 /// A search, whole: stored and read back, it goes on where it was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -63,6 +66,9 @@ pub struct Minimizer {
     progress: bool,
     /// Programs that were run.
     n_runs: u64,
+    /// Arguments and audit stay as they are, and no delay stands in for an op.
+    #[serde(default)]
+    only_ops: bool,
 }
 
 /// A program to run, and the step it belongs to.
@@ -79,7 +85,13 @@ pub struct Candidate {
 impl Minimizer {
     /// A search that begins with a program that shows the finding.
     pub fn new(program: &Program) -> Minimizer {
-        Minimizer { best: program.to_string(), pass: 0, step: 0, progress: false, n_runs: 0 }
+        let best = program.to_string();
+        Minimizer { best, pass: 0, step: 0, progress: false, n_runs: 0, only_ops: false }
+    }
+
+    /// A search that only leaves out threads and ops, and looks at each once: one candidate a step.
+    pub fn of_ops(program: &Program) -> Minimizer {
+        Minimizer { only_ops: true, ..Minimizer::new(program) }
     }
 
     /// The smallest program known to show the finding.
@@ -125,9 +137,10 @@ impl Minimizer {
         let (mut pass, mut step, mut next_round) = (self.pass, self.step, false);
         let mut found = Vec::new();
         while found.len() < n {
-            let Some(kind) = PASSES.get(pass) else {
+            let passes = if self.only_ops { &PASSES[..OPS_PASSES] } else { &PASSES[..] };
+            let Some(kind) = passes.get(pass) else {
                 // Another round, unless the last one was of no use; it may find the same steps, so it is told first.
-                if !self.progress || next_round || !found.is_empty() {
+                if !self.progress || next_round || !found.is_empty() || self.only_ops {
                     break;
                 }
                 (pass, step, next_round) = (0, 0, true);
@@ -137,7 +150,9 @@ impl Minimizer {
                 (pass, step) = (pass + 1, 0);
                 continue;
             };
-            found.extend(smaller.into_iter().map(|program| Candidate { program, pass, step, next_round }));
+            let n_taken = if self.only_ops { 1 } else { smaller.len() };
+            let smaller = smaller.into_iter().take(n_taken);
+            found.extend(smaller.map(|program| Candidate { program, pass, step, next_round }));
             step += 1;
         }
         found

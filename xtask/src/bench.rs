@@ -17,7 +17,7 @@
 mod campaign;
 mod cpu;
 mod figure;
-mod load;
+pub mod load;
 mod oracle;
 mod rate;
 mod start;

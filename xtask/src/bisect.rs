@@ -3,7 +3,7 @@
 //! only read. A killed call is gone on with by the same command.
 
 mod commit;
-mod git;
+pub mod git;
 mod search;
 #[cfg(test)]
 mod tests;

@@ -3,32 +3,28 @@
 //! instrumented files.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     path::{Path, PathBuf},
 };
 
 use ::fuzz::corpus::{CorpusDir, seeds};
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use harness::{
     coverage::{self, Function},
-    epoch::{Coverage, Epoch, EpochEnd, ProgramOutcome},
-    guest::{Execution, Leaks},
-    oracle,
-    program::{Program, Schedule},
+    epoch::Coverage,
+    program::Program,
     symbolize::Symbolizer,
 };
 use serde::Serialize;
 
 use crate::{
     exit::{Exit, Outcome},
+    many::Many,
     paths,
     prepare::{self, MachineArgs, Prepared},
     usage,
 };
-
-/// Programs of an epoch.
-const BATCH: usize = 64;
 
 /// Options of `coverage`.
 #[derive(Debug, Args)]
@@ -127,62 +123,15 @@ pub fn corpus(campaign: &Path) -> Result<Vec<Program>> {
 
 /// The program counters that the programs reach.
 fn covered(prepared: &mut Prepared, programs: Vec<Program>) -> Result<(BTreeSet<u32>, Exit)> {
-    let mut covered = BTreeSet::new();
-    let exit = run_all(prepared, programs, Coverage::Pcs, &mut |_, outcome| {
+    let (mut covered, mut n_run) = (BTreeSet::new(), 0);
+    let mut many = Many::new(prepared)?;
+    many.run(&programs, Coverage::Pcs, &mut |_, outcome| {
         covered.extend(&outcome.pcs);
-        format!("{} edges", covered.len())
+        n_run += 1;
+        eprint!("\r{n_run} of {} programs, {} edges ", programs.len(), covered.len());
     })?;
-    Ok((covered, exit))
-}
-
-/// Runs programs, and hands over what became of each, for a word on how far it is. A program that crashes the kernel ends
-/// its epoch; the rest runs in the next.
-///
-/// # Errors
-/// When a guest fails.
-pub fn run_all(
-    prepared: &mut Prepared,
-    programs: Vec<Program>,
-    coverage: Coverage,
-    each: &mut dyn FnMut(&Program, &ProgramOutcome) -> String,
-) -> Result<Exit> {
-    let mut by_schedule: BTreeMap<Schedule, Vec<Program>> = BTreeMap::new();
-    for program in programs {
-        by_schedule.entry(program.schedule).or_default().push(program);
-    }
-    if prepared.execution == Execution::Deterministic {
-        let schedules: Vec<Schedule> = by_schedule.keys().copied().collect();
-        prepared.boot(&schedules, Leaks::Ignore)?;
-    }
-    let mut pool = prepared.pool()?;
-    let mut exit = Exit::Pass;
-    for (schedule, mut programs) in by_schedule {
-        while !programs.is_empty() {
-            let batch = programs[..programs.len().min(BATCH)].to_vec();
-            let n = batch.len();
-            let outcome = pool.run(Epoch { programs: batch, coverage, ..Epoch::default() });
-            let words: Vec<String> = programs
-                .iter()
-                .zip(&outcome.programs)
-                .map(|(program, outcome)| each(program, outcome))
-                .collect();
-            let n_run = match outcome.end {
-                EpochEnd::Done => n,
-                EpochEnd::Kernel | EpochEnd::Deadline => {
-                    exit = Exit::Finding;
-                    let title = oracle::judge(&outcome.console).into_iter().next();
-                    let title = title.map_or("an unknown complaint".to_owned(), |report| report.title);
-                    eprintln!("the kernel complained: {title}");
-                    outcome.in_flight.unwrap_or(0) + 1
-                }
-                end => bail!("an epoch under schedule {schedule:?} failed: {end:?}"),
-            };
-            programs.drain(..n_run.min(n));
-            eprint!("\r{} programs to go, {} ", programs.len(), words.last().map_or("", String::as_str));
-        }
-    }
     eprintln!();
-    Ok(exit)
+    Ok((covered, if many.complaints.is_empty() { Exit::Pass } else { Exit::Finding }))
 }
 
 fn line(function: &Function, covered: &BTreeSet<u32>) -> Line {

@@ -18,6 +18,7 @@ mod initramfs;
 mod kernel;
 mod known;
 mod lock;
+mod many;
 mod matrix;
 mod minimize;
 mod patch;
@@ -26,6 +27,7 @@ mod portable;
 mod prepare;
 mod proc;
 mod prove;
+mod regress;
 mod repro;
 mod rerun;
 mod run;
@@ -37,6 +39,7 @@ mod tools;
 mod trace;
 mod tree;
 mod triage;
+mod userland;
 
 use clap::{Parser, Subcommand};
 
@@ -66,6 +69,8 @@ enum Command {
     Prove(prove::ProveArgs),
     /// Find the commit that brought a finding.
     Bisect(bisect::BisectArgs),
+    /// Measure two kernels against each other: is one slower, by how much, and where does its time go.
+    Regress(regress::RegressArgs),
     /// Everything CI runs: format, lints, tests, and guests with a real kernel.
     Test(test::TestArgs),
     /// Judge console or dmesg logs.
@@ -102,6 +107,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::Bundle(args) => bundle::run(&args),
         Command::Prove(args) => prove::run(&args),
         Command::Bisect(args) => bisect::run(&args),
+        Command::Regress(args) => regress::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Triage(args) => triage::run(&args),
         Command::Doctor(args) => doctor::run(args),

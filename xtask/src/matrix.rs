@@ -260,7 +260,8 @@ mod tests {
                 "nokmem-7.2",
                 "numa-7.2",
                 "fakenuma-7.2",
-                "perf-6.12"
+                "perf-6.12",
+                "perf-7.2"
             ]
         );
     }
@@ -390,7 +391,7 @@ mod tests {
     #[test]
     fn an_unknown_instance_names_the_known_ones() {
         let error = format!("{:#}", instance("kasan-6.21").unwrap_err());
-        expect![[r#"unknown instance "kasan-6.21"; known: kasan-6.12, kasan-7.2, cover-7.2, kcsan-7.2, nokmem-6.12, nokmem-7.2, numa-7.2, fakenuma-7.2, perf-6.12"#]]
+        expect![[r#"unknown instance "kasan-6.21"; known: kasan-6.12, kasan-7.2, cover-7.2, kcsan-7.2, nokmem-6.12, nokmem-7.2, numa-7.2, fakenuma-7.2, perf-6.12, perf-7.2"#]]
             .assert_eq(&error);
     }
 }

@@ -187,7 +187,7 @@ pub fn execution(cache: &Cache, engine: Engine, accel: AccelChoice) -> Result<Ex
 }
 
 /// Copies a patch into the cache, named by content, so that a finding can name it for good.
-fn keep_patch(cache: &Cache, patch: &Path) -> Result<PathBuf> {
+pub fn keep_patch(cache: &Cache, patch: &Path) -> Result<PathBuf> {
     let content = std::fs::read(patch).with_context(|| format!("cannot read {}", patch.display()))?;
     let name = format!("{}.patch", &blake3::hash(&content).to_hex()[..16]);
     let kept = cache.dir("patches")?.join(name);

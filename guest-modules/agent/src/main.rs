@@ -14,6 +14,7 @@ mod cover;
 mod ext4;
 mod log;
 mod profile;
+mod sample;
 mod sys;
 mod user_ops;
 mod watch;
@@ -71,6 +72,7 @@ fn serve() -> Result<Infallible> {
     let n_cpus = thread::available_parallelism().context("count CPUs")?.get();
     let world = World { shm, control: Control::new().context("control block")?, device: &device, n_cpus };
     let mut runner = Runner::new(world)?;
+    sample::start();
     if header.flags & (flag::PAUSE_WHEN_READY | flag::LEAK_SCAN) != 0 {
         batch::forget_leaks(&device);
     }

@@ -4,13 +4,11 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use ::fuzz::standalone::{MODULE, Reproducer};
-use abi::shm::{EXIT_DONE, PORT_EXIT};
 use anyhow::{Context, Result};
 use harness::{
     guest::{Execution, GuestConfig, Leaks, Memory, Plan, Start, Watch},
@@ -19,9 +17,10 @@ use harness::{
 };
 
 use crate::{
-    initramfs::{self, Entry},
+    initramfs::Entry,
     proc,
     rerun::{Showing, judge},
+    userland,
 };
 
 /// What the script calls.
@@ -42,52 +41,14 @@ const ENDED: &str = "the script has ended: ";
 /// When a program that the script calls is not on this machine.
 pub fn initramfs(reproducer: &Reproducer, module: &[u8], rounds: u32) -> Result<Vec<u8>> {
     let mut files = BTreeMap::new();
-    for tool in TOOLS.iter().chain(&TOOLS_IF_THERE) {
-        match proc::which(tool) {
-            Some(path) => add_program(&mut files, tool, &path)?,
-            None if TOOLS_IF_THERE.contains(tool) => {}
-            None => anyhow::bail!("{tool} is not installed; the reproducer's script calls it"),
-        }
-    }
+    userland::add_programs(&mut files, &TOOLS).context("the reproducer's script calls it")?;
+    let there = TOOLS_IF_THERE.into_iter().filter(|tool| proc::which(tool).is_some());
+    userland::add_programs(&mut files, &there.collect::<Vec<_>>())?;
     for (name, text) in reproducer.files() {
         files.insert(format!("{FOLDER}/{name}"), Entry::File(text.as_bytes().to_vec(), false));
     }
     files.insert(format!("{FOLDER}/{MODULE}.ko"), Entry::File(module.to_vec(), false));
-    let init = format!(
-        "#!/bin/sh\nexport PATH=/bin\nmount -t proc proc /proc\nmount -t sysfs sysfs /sys\n\
-         mount -t devtmpfs devtmpfs /dev 2> /dev/null\ncd /{FOLDER}\nsh repro.sh {rounds}\necho \"{ENDED}$?\"\n\
-         printf '\\{EXIT_DONE:03o}' | dd of=/dev/port bs=1 seek={PORT_EXIT} conv=notrunc 2> /dev/null\n"
-    );
-    files.insert("init".to_owned(), Entry::File(init.into_bytes(), true));
-    let mut entries: Vec<(String, Entry)> =
-        ["dev", "proc", "sys", "tmp"].map(|dir| (dir.to_owned(), Entry::Dir)).into();
-    // The kernel opens it for PID 1 before devtmpfs is mounted.
-    entries.push(("dev/console".to_owned(), Entry::Device { major: 5, minor: 1 }));
-    let mut folders: Vec<String> = files
-        .keys()
-        .flat_map(|name| Path::new(name).ancestors().skip(1).map(|dir| dir.display().to_string()))
-        .filter(|dir| !dir.is_empty())
-        .collect();
-    folders.sort();
-    folders.dedup();
-    entries.extend(folders.into_iter().map(|dir| (dir, Entry::Dir)));
-    entries.extend(files);
-    let mut archive = Vec::new();
-    initramfs::write(&mut archive, &entries)?;
-    Ok(archive)
-}
-
-/// A program, and the libraries that the loader would take for it.
-fn add_program(files: &mut BTreeMap<String, Entry>, name: &str, path: &Path) -> Result<()> {
-    let read = |path: &Path| fs::read(path).with_context(|| path.display().to_string());
-    files.insert(format!("bin/{name}"), Entry::File(read(path)?, true));
-    let shell = proc::shell()?;
-    let libraries = proc::read(xshell::cmd!(shell, "ldd {path}")).unwrap_or_default();
-    for library in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
-        let name = library.trim_start_matches('/').to_owned();
-        files.insert(name, Entry::File(read(Path::new(library))?, true));
-    }
-    Ok(())
+    userland::archive(files, &format!("cd /{FOLDER}\nsh repro.sh {rounds}\necho \"{ENDED}$?\"\n"))
 }
 
 /// What each boot has in common.

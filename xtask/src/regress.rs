@@ -1,0 +1,416 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask regress WORKLOAD --a KERNEL --b KERNEL`: is the second kernel slower, by how much, and where does its time
+//! go? Two ways to measure. Under the deterministic engine the same kernel gives the same figures, so what differs is the
+//! kernels; runs differ by what QEMU gives them as entropy, which shows how much is luck of layout and hashing. By the wall
+//! clock boots alternate, and the figures are judged by rank test and bootstrap.
+
+mod blame;
+mod html;
+mod measure;
+mod side;
+mod stats;
+mod text;
+mod verdict;
+mod workload;
+
+use std::{path::PathBuf, time::Instant};
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use self::{
+    blame::Stack,
+    measure::{How, Lab, Run},
+    side::{Difference, Side},
+    verdict::{Judged, Verdict},
+    workload::{Better, Workload},
+};
+use crate::{
+    accel::AccelChoice,
+    bench::load::{self, Load},
+    exit::{Bug, Exit, Outcome},
+    paths::{self, Cache},
+    prepare::{self, Engine},
+    setup,
+    tools::Need,
+    usage,
+};
+
+/// Stacks shown of where the time went.
+const STACKS_MAX: usize = 3;
+/// Failed measurements in a row after which there is no point in going on.
+const FAILURES_MAX: usize = 3;
+
+/// Which ways to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Ways {
+    /// By instructions and waiting: no noise, blind to caches and to contention in hardware.
+    Det,
+    /// By the wall clock.
+    Wall,
+    /// Both.
+    Both,
+}
+
+/// Options of `regress`.
+#[derive(Debug, Args)]
+pub struct RegressArgs {
+    /// A workload of harness/workloads, a YAML file of yours, or `all`
+    workload: String,
+    /// The kernel to compare with: INSTANCE[+PATCH]…, with --linux REVISION[+PATCH]…
+    #[arg(long, value_name = "KERNEL")]
+    a: String,
+    /// The kernel in question [default: the same, to see the noise]
+    #[arg(long, value_name = "KERNEL")]
+    b: Option<String>,
+    /// A git repository, only read: kernels are its revisions
+    #[arg(long, value_name = "GIT")]
+    linux: Option<PathBuf>,
+    /// Whose configuration revisions are built with
+    #[arg(long, default_value = "perf-6.12")]
+    instance: String,
+    /// Which way to measure
+    #[arg(long, value_enum, default_value_t = Ways::Det)]
+    how: Ways,
+    /// Deterministic boots of each kernel, each with other entropy
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    seeds: u32,
+    /// Wall time for measuring by the wall clock, building not included
+    #[arg(long, default_value = "15m", value_parser = humantime::parse_duration)]
+    budget: std::time::Duration,
+    /// Widest bound that still is SAME, percent [default: 2 deterministic, 20 wall clock]
+    #[arg(long, value_name = "PERCENT")]
+    within: Option<f64>,
+    /// What workload `command` runs
+    #[arg(long, value_name = "COMMAND")]
+    command: Option<String>,
+    /// A program of this machine that the command takes; repeatable
+    #[arg(long, value_name = "NAME")]
+    binary: Vec<String>,
+    /// Deterministic guests side by side [default: one a core]
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Acceleration of the parallel engine
+    #[arg(long, value_enum, default_value_t = AccelChoice::Auto)]
+    accel: AccelChoice,
+    /// Print one JSON object a workload in place of text
+    #[arg(long)]
+    json: bool,
+    /// Print what one would mail
+    #[arg(long)]
+    mail: bool,
+    /// Write a page with plots
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write what each boot printed into this folder
+    #[arg(long, value_name = "DIR")]
+    consoles: Option<PathBuf>,
+}
+
+/// Everything that came of one workload.
+#[derive(Debug, Serialize)]
+struct Report {
+    workload: String,
+    what: String,
+    /// The kernels, as they were asked for, and their releases.
+    kernels: [(String, String); 2],
+    /// How their configurations differ.
+    config_differences: Vec<Difference>,
+    host: Host,
+    measured: Vec<Measured>,
+    verdict: Verdict,
+}
+
+/// What it was measured on.
+#[derive(Clone, Debug, Serialize)]
+struct Host {
+    /// Processor, as it calls itself.
+    processor: String,
+    /// QEMU's version.
+    qemu: String,
+    /// What the parallel engine ran on.
+    parallel: String,
+    /// Version of stress-ng, where the workload takes it.
+    stress_ng: Option<String>,
+    /// What else the machine did, before.
+    load: Load,
+}
+
+/// What one way of measuring gave.
+#[derive(Debug, Serialize)]
+struct Measured {
+    how: How,
+    /// Runs of each kernel that gave figures.
+    runs: [usize; 2],
+    /// Why others gave none.
+    failures: Vec<String>,
+    lines: Vec<Line>,
+    /// How long each op of the first figure took, us, of the first run of each kernel.
+    latencies: [Vec<f64>; 2],
+    /// Where tasks of the second kernel were blocked, and how often the first kernel's were there.
+    stacks: Vec<Blamed>,
+    seconds: f64,
+}
+
+/// A figure at a point.
+#[derive(Debug, Serialize)]
+struct Line {
+    figure: String,
+    unit: String,
+    better: Better,
+    /// What tells the point from others.
+    point: String,
+    at: u32,
+    a: Vec<f64>,
+    b: Vec<f64>,
+    #[serde(flatten)]
+    judged: Judged,
+}
+
+/// A stack of the second kernel.
+#[derive(Debug, Serialize)]
+struct Blamed {
+    #[serde(flatten)]
+    stack: Stack,
+    /// Times it was seen with the first kernel.
+    before: u64,
+}
+
+/// Runs the subcommand. Exit code 2: a regression; 4: unsure.
+///
+/// # Errors
+/// When a kernel does not build, or the deterministic engine is not.
+pub fn run(args: &RegressArgs) -> Outcome {
+    let workloads = match args.workload.as_str() {
+        "all" => workload::all()?.into_iter().filter(|workload| workload.name != "command").collect(),
+        name => vec![workload::find(name)?],
+    };
+    if args.workload == "command" && args.command.is_none() {
+        return Err(usage!("workload `command` runs what --command says"));
+    }
+    let cache = Cache::open()?;
+    setup::ensure(&cache, &[Need::Kernel, Need::Vm, Need::Workload])?;
+    let mut worst = Verdict::Same;
+    for workload in &workloads {
+        let report = one(args, &cache, workload)?;
+        worst = worst.max(report.verdict);
+        if args.json {
+            println!("{}", serde_json::to_string(&report)?);
+        } else if args.mail {
+            print!("{}", text::mail(&report));
+        } else {
+            print!("{}", text::table(&report));
+        }
+        if let Some(path) = &args.html {
+            paths::write_whole(path, html::page(&report)?.as_bytes())?;
+        }
+    }
+    Ok(match worst {
+        Verdict::Regression => Exit::Finding,
+        Verdict::Unsure => Exit::Skipped,
+        Verdict::Same | Verdict::Improvement => Exit::Pass,
+    })
+}
+
+fn one(args: &RegressArgs, cache: &Cache, workload: &Workload) -> Result<Report> {
+    let build = |name: &str| side::build(cache, name, args.linux.as_deref(), &args.instance, workload);
+    let a = build(&args.a)?;
+    let b = build(args.b.as_deref().unwrap_or(&args.a))?;
+    let parallel = prepare::execution(cache, Engine::Par, args.accel)?;
+    let lab = Lab::new(workload, args.command.clone(), &args.binary, parallel)?;
+    let host = Host {
+        processor: text::processor(),
+        qemu: a.machine.config.qemu_version.clone(),
+        parallel: format!("{parallel:?}"),
+        stress_ng: lab.binaries.iter().any(|name| name == "stress-ng").then(text::stress_ng_version),
+        load: load::sample()?,
+    };
+    let sides = [a, b];
+    let ways = match args.how {
+        Ways::Det => vec![How::Det],
+        Ways::Wall => vec![How::Wall],
+        Ways::Both => vec![How::Det, How::Wall],
+    };
+    let mut measured = Vec::new();
+    for how in ways {
+        measured.push(measure(args, &lab, &sides, how)?);
+    }
+    // The first figure is the workload's; the others explain it.
+    let first = |line: &&Line| line.figure == workload.figures[0].name;
+    let lines = measured.iter().flat_map(|measured| measured.lines.iter().filter(first));
+    let verdict = lines.map(|line| line.judged.verdict).max().unwrap_or(Verdict::Unsure);
+    Ok(Report {
+        workload: workload.name.clone(),
+        what: args.command.clone().unwrap_or_else(|| workload.what.clone()),
+        config_differences: side::differences(&sides[0], &sides[1]),
+        kernels: sides.map(|side| (side.name, side.release)),
+        host,
+        measured,
+        verdict,
+    })
+}
+
+fn measure(args: &RegressArgs, lab: &Lab<'_>, sides: &[Side; 2], how: How) -> Result<Measured> {
+    let began = Instant::now();
+    let within = args.within.map_or(if how == How::Det { 0.02 } else { 0.2 }, |percent| percent / 100.0);
+    let mut boots = Boots { lab, sides, how, args, runs: [Vec::new(), Vec::new()], failures: Vec::new() };
+    match how {
+        How::Det => boots.by_seeds()?,
+        How::Wall => boots.in_turns(within)?,
+    }
+    let lines = boots.lines(within);
+    let is_worse = lines.iter().any(|line| line.judged.verdict == Verdict::Regression);
+    let stacks = if is_worse { boots.blame()? } else { Vec::new() };
+    let latencies =
+        [0, 1].map(|side| boots.runs[side].first().map(|run| run.latencies.clone()).unwrap_or_default());
+    Ok(Measured {
+        how,
+        runs: [boots.runs[0].len(), boots.runs[1].len()],
+        failures: boots.failures,
+        lines,
+        latencies,
+        stacks,
+        seconds: measure::since(began),
+    })
+}
+
+/// Boots of both kernels, and what they gave.
+struct Boots<'a> {
+    lab: &'a Lab<'a>,
+    sides: &'a [Side; 2],
+    how: How,
+    args: &'a RegressArgs,
+    runs: [Vec<Run>; 2],
+    failures: Vec<String>,
+}
+
+impl Boots<'_> {
+    /// Each seed with both kernels; the first seed of the first kernel twice, which must be the same to the last digit.
+    fn by_seeds(&mut self) -> Result<()> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let jobs = self.args.jobs.unwrap_or(cores).max(1);
+        let mut plan: Vec<(usize, u32)> = vec![(0, 1)];
+        plan.extend((1..=self.args.seeds).flat_map(|seed| [(0, seed), (1, seed)]));
+        let results = measure::side_by_side(jobs, plan.len(), |nth, job| {
+            let (side, seed) = plan[nth];
+            let result = self.lab.run(&self.sides[side], How::Det, seed, false, job);
+            eprintln!("{} seed {seed}: {}", self.sides[side].name, tell(&result));
+            result
+        });
+        let mut results = results.into_iter();
+        let again = results.next().transpose()?;
+        for (&(side, _), result) in plan[1..].iter().zip(results) {
+            self.take(side, result?)?;
+        }
+        match (again, self.runs[0].first()) {
+            (Some(Ok(again)), Some(first)) if again != *first => Err(Bug(format!(
+                "two runs of {} with the same seed differ: the deterministic engine is not",
+                self.sides[0].name
+            ))
+            .into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// A B B A …, until the figures tell or the time is over. The first boot of each is not counted.
+    fn in_turns(&mut self, within: f64) -> Result<()> {
+        let began = Instant::now();
+        for side in [0, 1] {
+            let warm = self.lab.run(&self.sides[side], How::Wall, 1, false, 0);
+            eprintln!("{} warm-up: {}", self.sides[side].name, tell(&warm));
+            warm?.ok();
+        }
+        for round in 1_u32.. {
+            let order = if round % 2 == 1 { [0, 1] } else { [1, 0] };
+            for side in order {
+                let result = self.lab.run(&self.sides[side], How::Wall, round, false, 0);
+                eprintln!("{} round {round}: {}", self.sides[side].name, tell(&result));
+                self.take(side, result?)?;
+            }
+            let lines = self.lines(within);
+            let first = self.lab.workload.figures[0].name.as_str();
+            let mut first = lines.iter().filter(|line| line.figure == first);
+            let told = first.all(|line| line.judged.verdict != Verdict::Unsure);
+            let a_round = began.elapsed() / (round + 1);
+            if told || began.elapsed() + a_round > self.args.budget {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, side: usize, result: Result<Run, String>) -> Result<()> {
+        match result {
+            Ok(run) => {
+                if let Some(folder) = &self.args.consoles {
+                    paths::make_dir(folder)?;
+                    let letter = ["a", "b"][side];
+                    let name = format!("{letter}-{:?}-{}.log", self.how, self.runs[side].len() + 1);
+                    paths::write_whole(&folder.join(name.to_lowercase()), &run.console)?;
+                }
+                self.runs[side].push(run);
+            }
+            Err(why) => {
+                self.failures.push(format!("{}: {why}", self.sides[side].name));
+                if self.failures.len() >= FAILURES_MAX && self.runs[side].is_empty() {
+                    let why = self.failures.last().cloned().unwrap_or_default();
+                    bail!("no figures of {FAILURES_MAX} boots: {why}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn lines(&self, within: f64) -> Vec<Line> {
+        let mut lines = Vec::new();
+        for (nth, point) in self.lab.points.iter().enumerate() {
+            for (of, figure) in self.lab.workload.figures.iter().enumerate() {
+                let values = |side: usize| -> Vec<f64> {
+                    self.runs[side].iter().map(|run| run.values[nth][of]).collect()
+                };
+                let (a, b) = (values(0), values(1));
+                let judged = verdict::judge(&a, &b, figure.better, self.how, within, self.lab.points.len());
+                lines.push(Line {
+                    figure: figure.name.clone(),
+                    unit: figure.unit.clone(),
+                    better: figure.better,
+                    point: point.label.clone(),
+                    at: point.at,
+                    a,
+                    b,
+                    judged,
+                });
+            }
+        }
+        lines
+    }
+
+    /// Runs both kernels once more, looking at blocked tasks meanwhile.
+    fn blame(&self) -> Result<Vec<Blamed>> {
+        let stacks = |side: usize| -> Result<Vec<Stack>> {
+            let run = self.lab.run(&self.sides[side], self.how, 1, true, 0)?;
+            Ok(run.map(|run| blame::blocked(&String::from_utf8_lossy(&run.console))).unwrap_or_default())
+        };
+        let (before, after) = (stacks(0)?, stacks(1)?);
+        let times = |frames: &[String]| {
+            before.iter().find(|stack| stack.frames == frames).map_or(0, |stack| stack.count)
+        };
+        let blamed = after.into_iter().map(|stack| Blamed { before: times(&stack.frames), stack });
+        let mut blamed: Vec<Blamed> = blamed.filter(|one| one.stack.count > one.before).collect();
+        blamed.sort_by_key(|one| std::cmp::Reverse(one.stack.count - one.before));
+        blamed.truncate(STACKS_MAX);
+        Ok(blamed)
+    }
+}
+
+fn tell(result: &Result<Result<Run, String>>) -> String {
+    match result {
+        Ok(Ok(run)) => {
+            let all: Vec<String> = run.values.iter().map(|values| format!("{:.1}", values[0])).collect();
+            all.join(" ")
+        }
+        Ok(Err(why)) => format!("no figures: {why}"),
+        Err(error) => format!("{error:#}"),
+    }
+}

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One measurement: a fresh boot, the workload, its figures.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use harness::{
+    det::{self, Limits},
+    epoch::{Epoch, EpochEnd, EpochOutcome, OpOutcome},
+    guest::{Execution, GuestConfig, Leaks, Memory, Plan, Start, Watch},
+    machine::{Machine, MachineEnd},
+    oracle,
+    par::Stream,
+    plain,
+    program::{Program, Schedule},
+    run_dir::RunDir,
+};
+
+use super::{
+    side::Side,
+    stats,
+    workload::{Figure, Of, Point, Workload},
+};
+use crate::{proc, userland};
+
+/// Programs that a workload's script may call, beside those it names.
+const TOOLS: [&str; 16] = [
+    "cat", "date", "grep", "head", "ls", "mkdir", "mktemp", "rm", "rmdir", "seq", "sleep", "stat", "taskset",
+    "true", "umount", "uname",
+];
+/// How the command's end begins on the console; its exit code follows.
+const ENDED: &str = "regress: ended ";
+/// Blocked tasks are looked at so often, ms of guest time.
+const SAMPLE_MS: u32 = 50;
+/// Longest wall time of a measurement.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// How it is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum How {
+    /// By instructions and waiting, under the deterministic engine.
+    Det,
+    /// By the wall clock, under the parallel engine.
+    Wall,
+}
+
+/// What a boot gave.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    /// The figures, point after point, each in the order of the workload.
+    pub values: Vec<Vec<f64>>,
+    /// How long each op took that the first figure looks at, us; empty of a command.
+    pub latencies: Vec<f64>,
+    /// What the guest printed.
+    pub console: Vec<u8>,
+}
+
+/// What is measured, and with what.
+pub struct Lab<'a> {
+    /// The workload.
+    pub workload: &'a Workload,
+    /// What to run of it.
+    pub points: Vec<Point>,
+    /// The command, where it is one.
+    pub command: Option<String>,
+    /// Programs of this machine that it takes, beside those that the workload names.
+    pub binaries: Vec<String>,
+    /// What the parallel engine runs on.
+    pub parallel: Execution,
+    dir: RunDir,
+}
+
+impl<'a> Lab<'a> {
+    /// For a workload.
+    ///
+    /// # Errors
+    /// When its programs do not parse, or no folder can be made.
+    pub fn new(
+        workload: &'a Workload,
+        command: Option<String>,
+        binaries: &[String],
+        parallel: Execution,
+    ) -> Result<Lab<'a>> {
+        Ok(Lab {
+            workload,
+            points: workload.points()?,
+            command: command.or_else(|| workload.command.clone()),
+            binaries: workload.binaries.iter().chain(binaries).cloned().collect(),
+            parallel,
+            dir: RunDir::new().context("cannot make a folder for running machines")?,
+        })
+    }
+
+    /// Boots a side and runs the workload in it. The inner error says why that gave no figures.
+    ///
+    /// # Errors
+    /// When the guest cannot be put together.
+    pub fn run(
+        &self,
+        side: &Side,
+        how: How,
+        seed: u32,
+        samples: bool,
+        job: usize,
+    ) -> Result<Result<Run, String>> {
+        let folder = self.dir.path().join(format!("job{job}"));
+        let guest = GuestConfig { seed, ..side.machine.config.clone() };
+        if self.workload.command.is_some() {
+            let initramfs = self.dir.path().join(format!("initramfs{job}"));
+            fs::write(&initramfs, self.archive(how, samples)?)?;
+            Ok(self.run_command(&GuestConfig { initramfs, ..guest }, how, &folder))
+        } else {
+            Ok(self.run_programs(&guest, how, samples, &folder))
+        }
+    }
+
+    fn schedule(&self) -> Schedule {
+        Schedule { vcpus: self.workload.vcpus, ..Schedule::default() }
+    }
+
+    fn archive(&self, how: How, samples: bool) -> Result<Vec<u8>> {
+        let mut files = BTreeMap::new();
+        userland::add_programs(&mut files, &TOOLS)?;
+        let names: Vec<&str> = self.binaries.iter().map(String::as_str).collect();
+        userland::add_programs(&mut files, &names)?;
+        let seconds = match how {
+            How::Det => self.workload.seconds.det,
+            How::Wall => self.workload.seconds.wall,
+        };
+        let command = self.command.as_deref().unwrap_or("true").replace("{seconds}", &seconds.to_string());
+        let sampler =
+            format!("( while :; do sleep 0.{SAMPLE_MS:03}; echo w > /proc/sysrq-trigger; done ) &\n");
+        let sampler = if samples { sampler.as_str() } else { "" };
+        let script = format!(
+            "mount -t tmpfs tmpfs /tmp\nmount -t debugfs debugfs /sys/kernel/debug 2> /dev/null\ncd /tmp\n\
+             {sampler}began=$(date +%s%N)\n{command}\ncode=$?\nended=$(date +%s%N)\n\
+             echo \"regress: elapsed $(( (ended - began) / 1000 ))\"\necho \"{ENDED}$code\"\n"
+        );
+        userland::archive(files, &script)
+    }
+
+    fn run_command(&self, guest: &GuestConfig, how: How, folder: &Path) -> Result<Run, String> {
+        let plan = Plan {
+            guest,
+            schedule: self.schedule(),
+            execution: self.execution(how),
+            leaks: Leaks::Ignore,
+            start: Start::Boot,
+            memory: &Memory::Private,
+            watch: Watch::Nothing,
+        };
+        let mut machine = Machine::start(plan, folder, |_| Ok(())).map_err(|error| error.to_string())?;
+        let end = machine.wait(LIMIT);
+        machine.kill();
+        let console = machine.console.take();
+        let text = String::from_utf8_lossy(&console);
+        complaint(&console)?;
+        let code = text.lines().rev().find_map(|line| line.trim().strip_prefix(ENDED)).map(str::to_owned);
+        match (code.as_deref(), end) {
+            (Some("0"), _) => {}
+            (Some(code), _) => return Err(format!("the command failed ({code}): {}", last(&text))),
+            (None, MachineEnd::Killed(why)) => return Err(why),
+            (None, end) => {
+                return Err(format!("the guest ended before the command ({end:?}): {}", last(&text)));
+            }
+        }
+        let values: Option<Vec<f64>> =
+            self.workload.figures.iter().map(|figure| figure.read(&text)).collect();
+        let values = values.ok_or_else(|| format!("a figure is not in what it printed: {}", last(&text)))?;
+        Ok(Run { values: vec![values], latencies: Vec::new(), console })
+    }
+
+    fn run_programs(
+        &self,
+        guest: &GuestConfig,
+        how: How,
+        samples: bool,
+        folder: &Path,
+    ) -> Result<Run, String> {
+        let programs: Vec<Program> =
+            self.points.iter().flat_map(|point| point.programs.iter().cloned()).collect();
+        let epoch = Epoch { programs, ..Epoch::default() };
+        let append = if samples {
+            format!("{} shrinktorture.sample_ms={SAMPLE_MS}", guest.append)
+        } else {
+            guest.append.clone()
+        };
+        let guest = GuestConfig { append, ..guest.clone() };
+        let limits = Limits { wall: LIMIT, ..Limits::default() };
+        let outcome = match how {
+            How::Det => det::run_from_power_on(&guest, self.schedule(), &epoch, limits, folder),
+            How::Wall => Stream::new(guest, self.schedule(), self.parallel, PathBuf::from(folder))
+                .run_epoch(&epoch, limits),
+        };
+        complaint(&outcome.console)?;
+        if outcome.end != EpochEnd::Done {
+            return Err(format!("the programs did not run to their end: {:?}", outcome.end));
+        }
+        let mut at = 0;
+        let mut values = Vec::new();
+        for point in &self.points {
+            let runs = at..at + point.programs.len();
+            at = runs.end;
+            let ops =
+                |figure: &Figure| ops(&epoch, &outcome, runs.clone(), figure.op.as_deref().unwrap_or(""));
+            let figure = |figure: &Figure| value(figure.of, &ops(figure)).ok_or(figure.name.clone());
+            let of_point: Result<Vec<f64>, String> = self.workload.figures.iter().map(figure).collect();
+            values.push(of_point.map_err(|name| format!("{name}: no such op succeeded, {}", point.label))?);
+        }
+        let first = self.workload.figures[0].op.as_deref().unwrap_or("");
+        let all = ops(&epoch, &outcome, 0..epoch.programs.len(), first);
+        let latencies = all.iter().flatten().map(|op| micros(op)).collect();
+        Ok(Run { values, latencies, console: outcome.console })
+    }
+
+    fn execution(&self, how: How) -> Execution {
+        match how {
+            How::Det => Execution::Deterministic,
+            How::Wall => self.parallel,
+        }
+    }
+}
+
+/// Ops of one kind that succeeded, program by program.
+fn ops(
+    epoch: &Epoch,
+    outcome: &EpochOutcome,
+    programs: std::ops::Range<usize>,
+    name: &str,
+) -> Vec<Vec<OpOutcome>> {
+    let kind = abi::ops::OPS.iter().find(|spec| spec.name == name).map(|spec| spec.kind);
+    let one = |idx: usize| {
+        let asked = epoch.programs[idx].threads.iter().flat_map(|thread| &thread.ops);
+        let done = asked.zip(&outcome.programs[idx].ops).filter(|(op, _)| Some(op.kind) == kind);
+        done.filter_map(|(_, op)| *op).filter(|op| op.result >= 0 || name == "memcg_reclaim").collect()
+    };
+    programs.map(one).collect()
+}
+
+fn micros(op: &OpOutcome) -> f64 {
+    f64::from(op.end_ns.saturating_sub(op.start_ns)) / 1e3
+}
+
+/// What a figure looks at; none where there was no such op.
+fn value(of: Of, programs: &[Vec<OpOutcome>]) -> Option<f64> {
+    let micros: Vec<f64> = programs.iter().flatten().map(micros).collect();
+    if micros.is_empty() {
+        return None;
+    }
+    Some(match of {
+        Of::Mean => stats::mean(&micros),
+        Of::P99 => stats::quantile(&micros, 0.99),
+        Of::Rate => {
+            let span =
+                |ops: &Vec<OpOutcome>| f64::from(ops.iter().map(|op| op.end_ns).max().unwrap_or(0)) / 1e9;
+            let seconds: f64 = programs.iter().map(span).sum();
+            micros.len() as f64 / seconds
+        }
+    })
+}
+
+/// A kernel that complains is not measured.
+fn complaint(console: &[u8]) -> Result<(), String> {
+    match oracle::judge(console).into_iter().next() {
+        Some(report) => Err(format!("the kernel complained: {}", plain::line(&report.title, 200))),
+        None => Ok(()),
+    }
+}
+
+fn last(text: &str) -> String {
+    plain::block(&proc::tail(text))
+}
+
+/// Runs jobs side by side and returns what came of each, in their order.
+pub fn side_by_side<T: Send>(n_jobs: usize, n: usize, run: impl Fn(usize, usize) -> T + Sync) -> Vec<T> {
+    let mut results = Vec::new();
+    for first in (0..n).step_by(n_jobs.max(1)) {
+        let batch = first..n.min(first + n_jobs.max(1));
+        let run = &run;
+        results.extend(std::thread::scope(|scope| {
+            let running: Vec<_> =
+                batch.enumerate().map(|(job, nth)| scope.spawn(move || run(nth, job))).collect();
+            running
+                .into_iter()
+                .map(|one| one.join().expect("a measurement does not panic"))
+                .collect::<Vec<_>>()
+        }));
+    }
+    results
+}
+
+/// How long something took, s.
+pub fn since(began: Instant) -> f64 {
+    began.elapsed().as_secs_f64()
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! An initramfs of this machine's own programs, with the libraries that they need, and a shell script for PID 1.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use abi::shm::{EXIT_DONE, PORT_EXIT};
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    initramfs::{self, Entry},
+    proc,
+};
+
+/// What the script itself calls, beside its shell.
+const OWN: [&str; 4] = ["sh", "mount", "printf", "dd"];
+
+/// Adds programs of this machine, each with the libraries that the loader would take for it.
+///
+/// # Errors
+/// When one is not on this machine.
+pub fn add_programs(files: &mut BTreeMap<String, Entry>, names: &[&str]) -> Result<()> {
+    let read = |path: &Path| fs::read(path).with_context(|| path.display().to_string());
+    let shell = proc::shell()?;
+    for name in names {
+        let Some(path) = proc::which(name) else { bail!("{name} is not installed") };
+        files.insert(format!("bin/{name}"), Entry::File(read(&path)?, true));
+        let libraries = proc::read(xshell::cmd!(shell, "ldd {path}")).unwrap_or_default();
+        for library in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
+            let name = library.trim_start_matches('/').to_owned();
+            files.insert(name, Entry::File(read(Path::new(library))?, true));
+        }
+    }
+    Ok(())
+}
+
+/// The archive: PID 1 mounts what there is to mount, runs `script`, and ends the machine.
+///
+/// # Errors
+/// When a program that takes is not on this machine.
+pub fn archive(mut files: BTreeMap<String, Entry>, script: &str) -> Result<Vec<u8>> {
+    add_programs(&mut files, &OWN)?;
+    let init = format!(
+        "#!/bin/sh\nexport PATH=/bin\nmount -t proc proc /proc\nmount -t sysfs sysfs /sys\n\
+         mount -t devtmpfs devtmpfs /dev 2> /dev/null\n{script}\
+         printf '\\{EXIT_DONE:03o}' | dd of=/dev/port bs=1 seek={PORT_EXIT} conv=notrunc 2> /dev/null\n"
+    );
+    files.insert("init".to_owned(), Entry::File(init.into_bytes(), true));
+    let mut entries: Vec<(String, Entry)> =
+        ["dev", "proc", "sys", "tmp"].map(|dir| (dir.to_owned(), Entry::Dir)).into();
+    // The kernel opens it for PID 1 before devtmpfs is mounted.
+    entries.push(("dev/console".to_owned(), Entry::Device { major: 5, minor: 1 }));
+    let mut folders: Vec<String> = files
+        .keys()
+        .flat_map(|name| Path::new(name).ancestors().skip(1).map(|dir| dir.display().to_string()))
+        .filter(|dir| !dir.is_empty())
+        .collect();
+    folders.sort();
+    folders.dedup();
+    entries.extend(folders.into_iter().map(|dir| (dir, Entry::Dir)));
+    entries.extend(files);
+    let mut archive = Vec::new();
+    initramfs::write(&mut archive, &entries)?;
+    Ok(archive)
+}
