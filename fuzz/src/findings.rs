@@ -31,7 +31,7 @@ use serde::Deserialize;
 
 use crate::{disk, report, standalone, status::FindingNote};
 
-pub use self::record::{Minimized, Record, Tried, Verdict};
+pub use self::record::{Minimized, Rate, Record, Tried, Verdict};
 
 /// Longest title in a folder's name.
 const SLUG_MAX: usize = 60;
@@ -392,6 +392,7 @@ mod tests {
             reduced_from: None,
             confirmed: false,
             minimized: None,
+            rates: std::collections::BTreeMap::new(),
             standalone: None,
             batch: Vec::new(),
         };

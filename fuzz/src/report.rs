@@ -2,7 +2,7 @@
 //! `report.md` of a finding, the text of a mail: a pure function of the evidence. Prose has 72 columns; what the guest
 //! printed is indented, line by line, so that nothing in it is taken for ours: a kernel under test may print anything.
 
-use std::{fmt::Write, path::Path};
+use std::{collections::BTreeMap, fmt::Write, path::Path};
 
 use harness::{
     oracle::Report,
@@ -10,7 +10,10 @@ use harness::{
     program::{Program, describe},
 };
 
-use crate::{findings::Evidence, standalone::Reproducer};
+use crate::{
+    findings::{Evidence, Rate},
+    standalone::Reproducer,
+};
 
 /// Longest piece of console quoted, bytes.
 const QUOTE_BYTES_MAX: usize = 16 << 10;
@@ -87,8 +90,21 @@ fn rate(evidence: &Evidence) -> String {
         _ => format!("in QEMU with {} CPUs that run side by side", record.schedule.vcpus),
     };
     let is_confirmed = record.minimized.is_some() || record.confirmed || record.reduced_from.is_some();
-    let again = if is_confirmed { "Run again, it showed the same." } else { "It was not run again." };
+    let again = match (record.rates.is_empty(), is_confirmed) {
+        (false, _) => counted(&record.rates),
+        (true, true) => "Run again, it showed the same.".to_owned(),
+        (true, false) => "It was not run again.".to_owned(),
+    };
     format!("It was seen {engine}. {again}")
+}
+
+/// Runs that were counted, in words.
+fn counted(rates: &BTreeMap<String, Rate>) -> String {
+    let one = |(engine, rate): (&String, &Rate)| {
+        let how = if engine == "det" { "so" } else { "with CPUs side by side" };
+        format!("{} of {} runs {how}", rate.n_same, rate.n_runs)
+    };
+    format!("It showed in {}.", rates.iter().map(one).collect::<Vec<_>>().join(" and in "))
 }
 
 fn write_program(out: &mut String, evidence: &Evidence) {

@@ -2,7 +2,7 @@
 //! `cargo xtask minimize FOLDER`: makes a finding's program as small as still shows it. Goes on where a killed call was; the
 //! finding is replaced at the end, never by something larger.
 
-use std::{fs, path::PathBuf, sync::atomic::Ordering};
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::atomic::Ordering};
 
 use ::fuzz::{
     disk,
@@ -235,7 +235,8 @@ impl Search {
                 in_flight: record.in_flight.map(|_| batch.len() - 1),
                 confirmed: true,
                 minimized: Some(size),
-                // Of another program.
+                // Those are of another program.
+                rates: BTreeMap::new(),
                 standalone: None,
                 ..record
             },

@@ -15,7 +15,7 @@ mod workload;
 
 use std::{path::PathBuf, time::Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
@@ -39,7 +39,7 @@ use crate::{
 
 /// Stacks shown of where the time went.
 const STACKS_MAX: usize = 3;
-/// Failed measurements in a row after which there is no point in going on.
+/// Failed measurements after which there is no point in going on with a kernel that gave no figures.
 const FAILURES_MAX: usize = 3;
 
 /// Which ways to measure.
@@ -298,19 +298,19 @@ impl Boots<'_> {
             eprintln!("{} seed {seed}: {}", self.sides[side].name, tell(&result));
             result
         });
-        let mut results = results.into_iter();
-        let again = results.next().transpose()?;
-        for (&(side, _), result) in plan[1..].iter().zip(results) {
-            self.take(side, result?)?;
-        }
-        match (again, self.runs[0].first()) {
-            (Some(Ok(again)), Some(first)) if again != *first => Err(Bug(format!(
+        let mut results = results.into_iter().collect::<Result<Vec<_>>>()?.into_iter();
+        let again = results.next();
+        let first = results.as_slice().first();
+        let differ = again.as_ref() != first;
+        plan[1..].iter().zip(results).try_for_each(|(&(side, _), result)| self.take(side, result))?;
+        if differ {
+            return Err(Bug(format!(
                 "two runs of {} with the same seed differ: the deterministic engine is not",
                 self.sides[0].name
             ))
-            .into()),
-            _ => Ok(()),
+            .into());
         }
+        Ok(())
     }
 
     /// A B B A …, until the figures tell or the time is over. The first boot of each is not counted.
@@ -332,8 +332,9 @@ impl Boots<'_> {
             let first = self.lab.workload.figures[0].name.as_str();
             let mut first = lines.iter().filter(|line| line.figure == first);
             let told = first.all(|line| line.judged.verdict != Verdict::Unsure);
+            let hopeless = self.failures.len() >= FAILURES_MAX && self.runs.iter().any(Vec::is_empty);
             let a_round = began.elapsed() / (round + 1);
-            if told || began.elapsed() + a_round > self.args.budget {
+            if told || hopeless || began.elapsed() + a_round > self.args.budget {
                 break;
             }
         }
@@ -351,13 +352,7 @@ impl Boots<'_> {
                 }
                 self.runs[side].push(run);
             }
-            Err(why) => {
-                self.failures.push(format!("{}: {why}", self.sides[side].name));
-                if self.failures.len() >= FAILURES_MAX && self.runs[side].is_empty() {
-                    let why = self.failures.last().cloned().unwrap_or_default();
-                    bail!("no figures of {FAILURES_MAX} boots: {why}");
-                }
-            }
+            Err(why) => self.failures.push(format!("{}: {why}", self.sides[side].name)),
         }
         Ok(())
     }

@@ -4,16 +4,20 @@
 
 mod exact;
 
-use std::{collections::HashSet, fs, path::PathBuf};
+use std::{
+    collections::HashSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
-use ::fuzz::findings::Stored;
+use ::fuzz::findings::{self, Stored};
 use anyhow::{Context, Result};
 use clap::Args;
 use harness::epoch::{Epoch, EpochOutcome};
 
 use crate::{
     exit::{Exit, Outcome},
-    gdb, portable,
+    fuzz, gdb, portable,
     rerun::{self, Case, Elsewhere, Rerun, Showing},
     trace,
 };
@@ -104,6 +108,10 @@ pub fn run(args: &ReproArgs) -> Outcome {
         return gdb::run(&rerun, args.at.as_ref(), args.gdb_script.as_deref());
     }
     let tally = run_all(&mut rerun, args)?;
+    // On another kernel or with other arguments it is not the finding's rate.
+    if args.elsewhere == (Elsewhere { engine: args.elsewhere.engine, ..Elsewhere::default() }) {
+        note_rate(&mut rerun, &args.what, &tally);
+    }
     if args.json {
         println!("{}", serde_json::to_string(&tally)?);
     } else {
@@ -165,6 +173,21 @@ fn run_all(rerun: &mut Rerun, args: &ReproArgs) -> Result<Tally> {
         tally.title.clone_from(first);
     }
     Ok(tally)
+}
+
+/// Writes the rate into the finding's folder, whose report has it then.
+fn note_rate(rerun: &mut Rerun, folder: &Path, tally: &Tally) {
+    let n_runs = tally.n_runs - tally.n_infrastructure;
+    let engine = if rerun.is_deterministic() { "det" } else { "par" };
+    let Some(stored) = rerun.stored.as_mut().filter(|_| n_runs > 0) else { return };
+    let rate = findings::Rate { n_runs, n_same: tally.n_same };
+    if stored.record.rates.insert(engine.to_owned(), rate) == Some(rate) {
+        return;
+    }
+    let evidence = stored.evidence(&fuzz::annotator(&rerun.machine));
+    if let Err(error) = findings::update(&evidence, folder) {
+        eprintln!("warning: the rate is not in {}: {error:#}", folder.display());
+    }
 }
 
 fn count(outcome: &EpochOutcome, case: &Case, tally: &mut Tally) -> String {

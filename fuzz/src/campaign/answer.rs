@@ -2,7 +2,7 @@
 //! What becomes of the answer to an epoch: programs are learned from, complaints become findings, failures that are not
 //! the kernel's are counted and their programs run again.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use anyhow::Result;
 use harness::{
@@ -218,6 +218,7 @@ impl Campaign<'_> {
             reduced_from: None,
             confirmed: false,
             minimized: None,
+            rates: BTreeMap::new(),
             standalone: None,
             batch: Vec::new(),
         };

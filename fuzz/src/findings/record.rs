@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a finding's folder says of it: `provenance.yaml` and `verdict.yaml`.
 
+use std::collections::BTreeMap;
+
 use harness::program::Schedule;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +32,9 @@ pub struct Record {
     /// What it was before it was made smaller, where it was.
     #[serde(default)]
     pub minimized: Option<Minimized>,
+    /// How often it showed in runs of their own, by engine (`det`, `par`), where that was counted.
+    #[serde(default)]
+    pub rates: BTreeMap<String, Rate>,
     /// What the stand-alone reproducer showed, where it was tried.
     #[serde(default)]
     pub standalone: Option<Tried>,
@@ -52,6 +57,16 @@ pub struct Minimized {
     /// Nothing smaller shows the finding, or enough was tried.
     #[serde(default)]
     pub finished: bool,
+}
+
+/// Runs of a finding, each in a fresh guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rate {
+    /// Runs.
+    pub n_runs: u32,
+    /// Runs in which the same bug showed.
+    pub n_same: u32,
 }
 
 /// The stand-alone reproducer, built and run.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One measurement: a fresh boot, the workload, its figures.
+//! One measurement: a fresh boot, the workload, its figures. Boots with different seeds do a little something before, which
+//! shows how much of a figure is luck.
 
 use std::{
     collections::BTreeMap,
@@ -35,8 +36,10 @@ const TOOLS: [&str; 16] = [
 ];
 /// How the command's end begins on the console; its exit code follows.
 const ENDED: &str = "regress: ended ";
-/// Blocked tasks are looked at so often, ms of guest time.
+/// Blocked tasks are looked at so often while a command runs, ms of guest time.
 const SAMPLE_MS: u32 = 50;
+/// The same while programs run, which is not for long.
+const SAMPLE_PROGRAM_MS: u32 = 7;
 /// Longest wall time of a measurement.
 const LIMIT: Duration = Duration::from_secs(900);
 
@@ -113,10 +116,10 @@ impl<'a> Lab<'a> {
         let guest = GuestConfig { seed, ..side.machine.config.clone() };
         if self.workload.command.is_some() {
             let initramfs = self.dir.path().join(format!("initramfs{job}"));
-            fs::write(&initramfs, self.archive(how, samples)?)?;
+            fs::write(&initramfs, self.archive(how, seed, samples)?)?;
             Ok(self.run_command(&GuestConfig { initramfs, ..guest }, how, &folder))
         } else {
-            Ok(self.run_programs(&guest, how, samples, &folder))
+            Ok(self.run_programs(&guest, how, seed, samples, &folder))
         }
     }
 
@@ -124,7 +127,7 @@ impl<'a> Lab<'a> {
         Schedule { vcpus: self.workload.vcpus, ..Schedule::default() }
     }
 
-    fn archive(&self, how: How, samples: bool) -> Result<Vec<u8>> {
+    fn archive(&self, how: How, seed: u32, samples: bool) -> Result<Vec<u8>> {
         let mut files = BTreeMap::new();
         userland::add_programs(&mut files, &TOOLS)?;
         let names: Vec<&str> = self.binaries.iter().map(String::as_str).collect();
@@ -139,7 +142,8 @@ impl<'a> Lab<'a> {
         let sampler = if samples { sampler.as_str() } else { "" };
         let script = format!(
             "mount -t tmpfs tmpfs /tmp\nmount -t debugfs debugfs /sys/kernel/debug 2> /dev/null\ncd /tmp\n\
-             {sampler}began=$(date +%s%N)\n{command}\ncode=$?\nended=$(date +%s%N)\n\
+             {sampler}for n in $(seq {seed}); do mkdir seed$n; date > seed$n/date; sleep 0.00$((n % 9 + 1)); done\n\
+             began=$(date +%s%N)\n{command}\ncode=$?\nended=$(date +%s%N)\n\
              echo \"regress: elapsed $(( (ended - began) / 1000 ))\"\necho \"{ENDED}$code\"\n"
         );
         userland::archive(files, &script)
@@ -180,14 +184,16 @@ impl<'a> Lab<'a> {
         &self,
         guest: &GuestConfig,
         how: How,
+        seed: u32,
         samples: bool,
         folder: &Path,
     ) -> Result<Run, String> {
-        let programs: Vec<Program> =
-            self.points.iter().flat_map(|point| point.programs.iter().cloned()).collect();
+        let shift = shifted(seed, self.schedule())?;
+        let all = self.points.iter().flat_map(|point| &point.programs);
+        let programs: Vec<Program> = std::iter::once(&shift).chain(all).cloned().collect();
         let epoch = Epoch { programs, ..Epoch::default() };
         let append = if samples {
-            format!("{} shrinktorture.sample_ms={SAMPLE_MS}", guest.append)
+            format!("{} shrinktorture.sample_ms={SAMPLE_PROGRAM_MS}", guest.append)
         } else {
             guest.append.clone()
         };
@@ -202,7 +208,8 @@ impl<'a> Lab<'a> {
         if outcome.end != EpochEnd::Done {
             return Err(format!("the programs did not run to their end: {:?}", outcome.end));
         }
-        let mut at = 0;
+        // The first is no part of the workload.
+        let mut at = 1;
         let mut values = Vec::new();
         for point in &self.points {
             let runs = at..at + point.programs.len();
@@ -214,8 +221,8 @@ impl<'a> Lab<'a> {
             values.push(of_point.map_err(|name| format!("{name}: no such op succeeded, {}", point.label))?);
         }
         let first = self.workload.figures[0].op.as_deref().unwrap_or("");
-        let all = ops(&epoch, &outcome, 0..epoch.programs.len(), first);
-        let latencies = all.iter().flatten().map(|op| micros(op)).collect();
+        let all = ops(&epoch, &outcome, 1..epoch.programs.len(), first);
+        let latencies = all.iter().flatten().map(micros).collect();
         Ok(Run { values, latencies, console: outcome.console })
     }
 
@@ -225,6 +232,18 @@ impl<'a> Lab<'a> {
             How::Wall => self.parallel,
         }
     }
+}
+
+/// A program that leaves the machine a little different for each seed: other slab pages in use, other ids, another time. What
+/// QEMU gives as entropy is not enough for that: a kernel without debugging hardly uses it.
+fn shifted(seed: u32, schedule: Schedule) -> Result<Program, String> {
+    let life = |n: u32| {
+        let us = 7 + 13 * n;
+        format!(" spin us={us}\n object_new object={} flags=0 n={us}\n", n % 4)
+    };
+    let ops: String = (0..seed.min(16)).map(life).collect();
+    let program = format!("thread cpu=0\n{ops}").parse::<Program>().map_err(|error| error.to_string())?;
+    Ok(Program { schedule, ..program })
 }
 
 /// Ops of one kind that succeeded, program by program.

@@ -59,24 +59,23 @@ fn columns(report: &Report, measured: &Measured) -> String {
     let _ = writeln!(out, "{:>WIDTH$}  {:>8}  {:>WIDTH$}", "\\", "|", "\\");
     for line in &measured.lines {
         let change = 100.0 * (line.judged.ratio - 1.0);
+        let change = if change.is_finite() { format!("{change:+.1}%") } else { "-".to_owned() };
         let name = if line.point.is_empty() {
             format!("{}.{}", report.workload, line.figure)
         } else {
             format!("{}.{} {}", report.workload, line.figure, line.point)
         };
-        let _ = writeln!(
-            out,
-            "{}  {change:>+7.1}%  {}  {name} ({})",
-            column(&line.a),
-            column(&line.b),
-            line.unit
-        );
+        let _ =
+            writeln!(out, "{}  {change:>8}  {}  {name} ({})", column(&line.a), column(&line.b), line.unit);
     }
     out
 }
 
 /// `      5344 ±  9%  `; no spread, as LKP has it, where it is below 1 %.
 fn column(values: &[f64]) -> String {
+    if values.is_empty() {
+        return format!("{:>WIDTH$}", "-");
+    }
     let middle = stats::median(values);
     let digits = if middle.abs() < 100.0 { 2 } else { 0 };
     let spread = match stats::stddev_percent(values) {
@@ -227,6 +226,7 @@ mod tests {
         assert_eq!(column(&[5000.0, 5000.0, 5000.0]), "        5000      ");
         assert_eq!(column(&[4744.0, 5811.0, 5344.0]), "        5344 ± 10%");
         assert_eq!(column(&[1.5]), "        1.50      ");
+        assert_eq!(column(&[]), "                 -");
     }
 
     #[test]

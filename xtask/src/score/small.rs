@@ -3,13 +3,14 @@
 
 use std::{collections::HashSet, fmt, path::Path};
 
-use ::fuzz::disk;
+use ::fuzz::{disk, findings};
 use abi::layout::kind;
 use anyhow::{Context, Result};
 use harness::program::Program;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    fuzz,
     prepare::Prepared,
     rerun::{Rerun, Showing},
 };
@@ -72,8 +73,13 @@ pub fn keep(prepared: &Prepared, folder: &Path, kept: &Path, seconds: f64) -> Re
         consoles.insert(blake3::hash(&outcome.console));
         Ok(())
     })?;
+    let stored = rerun.stored.as_ref().context("a finding was opened")?;
+    let mut evidence = stored.evidence(&fuzz::annotator(&rerun.machine));
+    let engine = evidence.record.provenance.engine.clone();
+    evidence.record.rates.insert(engine, findings::Rate { n_runs: AGAIN, n_same: same });
+    findings::update(&evidence, folder)?;
     disk::copy_dir(folder, kept)?;
-    let record = rerun.stored.context("a finding was opened")?.record;
+    let record = evidence.record;
     let before = record.minimized.context("it is minimised")?;
     let ops = || case.batch.iter().flat_map(|program| &program.threads).flat_map(|thread| &thread.ops);
     Ok(Small {

@@ -12,6 +12,7 @@ mod cli;
 mod det;
 mod machines;
 mod ops;
+mod regress;
 mod rust;
 mod tidy;
 
@@ -74,10 +75,12 @@ fn run_parts(args: &TestArgs, tally: &mut Tally) -> Result<()> {
         rust::ensure_components()?;
     }
     tally.part("rust", only, rust::run);
-    if !Checks::any(
-        only,
-        &[cli::NAMES, det::NAMES, machines::NAMES, ops::NAMES, canaries::NAMES, campaign::NAMES].concat(),
-    ) {
+    let of_instance =
+        [cli::NAMES, det::NAMES, machines::NAMES, ops::NAMES, canaries::NAMES, campaign::NAMES].concat();
+    if !args.quick {
+        tally.part("regress", only, regress::run);
+    }
+    if !Checks::any(only, &of_instance) {
         return Ok(());
     }
     let prepared = prepare(&args.instance)?;
