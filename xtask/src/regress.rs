@@ -103,6 +103,9 @@ pub struct RegressArgs {
     /// Write a page with plots
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Write a table of all figures
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
     /// Write what each boot printed into this folder
     #[arg(long, value_name = "DIR")]
     consoles: Option<PathBuf>,
@@ -191,7 +194,7 @@ pub fn run(args: &RegressArgs) -> Outcome {
     }
     let cache = Cache::open()?;
     setup::ensure(&cache, &[Need::Kernel, Need::Vm, Need::Workload])?;
-    let mut worst = Verdict::Same;
+    let (mut worst, mut reports) = (Verdict::Same, Vec::new());
     for workload in &workloads {
         let report = one(args, &cache, workload)?;
         worst = worst.max(report.verdict);
@@ -202,8 +205,13 @@ pub fn run(args: &RegressArgs) -> Outcome {
         } else {
             print!("{}", text::table(&report));
         }
+        reports.push(report);
+        // After each: what is measured is not lost when a later one is killed.
         if let Some(path) = &args.html {
-            paths::write_whole(path, html::page(&report)?.as_bytes())?;
+            paths::write_whole(path, html::page(&reports)?.as_bytes())?;
+        }
+        if let Some(path) = &args.markdown {
+            paths::write_whole(path, text::markdown(&reports).as_bytes())?;
         }
     }
     Ok(match worst {

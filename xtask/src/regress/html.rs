@@ -27,29 +27,35 @@ const BARS: usize = 40;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// The page.
+/// The page: a section for each workload.
 ///
 /// # Errors
 /// When a plot cannot be drawn.
-pub fn page(report: &Report) -> Result<String> {
-    let title = format!("{}: {}", report.workload, text::word(report.verdict));
+pub fn page(reports: &[Report]) -> Result<String> {
+    let title = |report: &Report| escape(&format!("{}: {}", report.workload, text::word(report.verdict)));
     let mut out = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{}</title>\n<style>body {{ font: 15px \
          sans-serif; margin: 2em; max-width: 90em }} pre {{ overflow-x: auto }} .plots {{ display: flex; flex-wrap: \
-         wrap; gap: 1em }} figure {{ margin: 0 }} .a {{ color: #1f77b4 }} .b {{ color: #d95f02 }}</style></head>\n<body>\n\
-         <h1>{}</h1>\n<p><b class=\"a\">a: {}</b> · <b class=\"b\">b: {}</b></p>\n<pre>{}</pre>\n",
-        escape(&title),
-        escape(&title),
-        escape(&report.kernels[0].0),
-        escape(&report.kernels[1].0),
-        escape(&text::table(report)),
+         wrap; gap: 1em }} figure {{ margin: 0 }} .a {{ color: #1f77b4 }} .b {{ color: #d95f02 }}</style></head>\n<body>\n",
+        reports.iter().map(title).collect::<Vec<_>>().join(", ")
     );
-    for measured in &report.measured {
-        let _ = writeln!(out, "<div class=\"plots\">");
-        for (caption, svg) in plots(measured)? {
-            let _ = writeln!(out, "<figure><figcaption>{}</figcaption>\n{svg}</figure>", escape(&caption));
+    for report in reports {
+        let _ = writeln!(
+            out,
+            "<h1>{}</h1>\n<p><b class=\"a\">a: {}</b> · <b class=\"b\">b: {}</b></p>\n<pre>{}</pre>",
+            title(report),
+            escape(&report.kernels[0].0),
+            escape(&report.kernels[1].0),
+            escape(&text::table(report)),
+        );
+        for measured in &report.measured {
+            let _ = writeln!(out, "<div class=\"plots\">");
+            for (caption, svg) in plots(measured)? {
+                let _ =
+                    writeln!(out, "<figure><figcaption>{}</figcaption>\n{svg}</figure>", escape(&caption));
+            }
+            let _ = writeln!(out, "</div>");
         }
-        let _ = writeln!(out, "</div>");
     }
     out.push_str("</body></html>\n");
     Ok(out)

@@ -274,6 +274,7 @@ fn value(of: Of, programs: &[Vec<OpOutcome>]) -> Option<f64> {
     }
     Some(match of {
         Of::Mean => stats::mean(&micros),
+        Of::Median => stats::median(&micros),
         Of::P99 => stats::quantile(&micros, 0.99),
         Of::Rate => {
             let span =

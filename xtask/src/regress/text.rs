@@ -122,6 +122,41 @@ fn reasons(measured: &Measured) -> String {
     out
 }
 
+/// One table of everything, for the docs.
+pub fn markdown(reports: &[Report]) -> String {
+    let mut out = String::new();
+    if let Some(report) = reports.first() {
+        let [(a, a_release), (b, b_release)] = &report.kernels;
+        let _ = writeln!(
+            out,
+            "a: {a} ({a_release}), b: {b} ({b_release}); {}, {}\n",
+            report.host.processor, report.host.qemu
+        );
+    }
+    out.push_str("| figure | how | a | b | ratio, 95 % | |\n|---|---|---:|---:|---|---|\n");
+    for report in reports {
+        for measured in &report.measured {
+            let how = if measured.how == How::Det { "det" } else { "wall" };
+            for line in &measured.lines {
+                let judged = &line.judged;
+                let (name, point, unit) = (&line.figure, &line.point, &line.unit);
+                let _ = writeln!(
+                    out,
+                    "| {}.{name} {point} ({unit}) | {how} | {} | {} | {:.3} [{:.3}, {:.3}] | {} |",
+                    report.workload,
+                    column(&line.a).trim(),
+                    column(&line.b).trim(),
+                    judged.ratio,
+                    judged.interval.low,
+                    judged.interval.high,
+                    word(judged.verdict)
+                );
+            }
+        }
+    }
+    out
+}
+
 /// A mail in the form that LKP's have.
 pub fn mail(report: &Report) -> String {
     let [(a, a_release), (b, b_release)] = &report.kernels;

@@ -12,6 +12,7 @@
 //! seconds: { det: 5, wall: 20 }     # (default 5 and 20)
 //! program: |                        # or: ops; $n is a value of `for`
 //! threads: [1, 2, 4]                # the ops are one thread's, run by so many; $t is the thread
+//! repeat: 20                        #   so many times in a program (default 1)
 //! for: [1, 16, 256]                 # values of $n; {pads} in a program makes $n shrinkers
 //! times: 20                         # runs of the program in one boot (default 1)
 //! figures:
@@ -20,7 +21,7 @@
 //!     better: more                  # or: less
 //!     line: '\] ramfs +(\d+)'       # of a command: the first group is the figure
 //!     op: umount                    # of a program: the op that is looked at,
-//!     of: mean                      #   and of it: mean and its like (us), or rate (a second)
+//!     of: mean                      #   and of it: mean, median or p99 (us), or rate (a second)
 //! ```
 
 use std::{
@@ -67,6 +68,9 @@ pub struct Workload {
     /// The ops are one thread's: run by so many.
     #[serde(default)]
     pub threads: Vec<u32>,
+    /// How often one thread's ops are repeated in a program.
+    #[serde(default = "once")]
+    pub repeat: u32,
     /// Values of `$n`.
     #[serde(default, rename = "for")]
     pub values: Vec<u32>,
@@ -131,6 +135,8 @@ pub enum Of {
     /// How long it takes on average, us.
     #[default]
     Mean,
+    /// How long it takes as a rule, us: the few that a timer's tick falls into do not count.
+    Median,
     /// How long it takes at the 99th percentile, us.
     P99,
     /// How often it is done a second, by all threads together.
@@ -249,7 +255,8 @@ impl Workload {
         };
         if !self.threads.is_empty() {
             let each = |n: u32| {
-                let thread = |t: u32| format!("thread cpu={t}\n{}\n", text.replace("$t", &t.to_string()));
+                let ops = text.repeat(self.repeat as usize);
+                let thread = |t: u32| format!("thread cpu={t}\n{}\n", ops.replace("$t", &t.to_string()));
                 point(format!("{n} thread(s)"), n, (0..n).map(thread).collect())
             };
             return self.threads.iter().map(|&n| each(n)).collect();
