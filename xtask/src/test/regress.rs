@@ -28,7 +28,7 @@ fn regress(args: &[&str]) -> Result<(Option<i32>, String)> {
     let output = Command::new(xtask()?)
         .arg("regress")
         .args(args)
-        .args(["--how", "det", "--seeds", "3"])
+        .args(["--how", "det"])
         .output()
         .context("start xtask")?;
     Ok((output.status.code(), text_of(&output)))
@@ -40,7 +40,7 @@ fn json(text: &str) -> Result<Value> {
 }
 
 fn same() -> Result<()> {
-    let (code, text) = regress(&["shrinker-churn", "--a", "perf-6.12", "--json"])?;
+    let (code, text) = regress(&["shrinker-churn", "--a", "perf-6.12", "--seeds", "3", "--json"])?;
     ensure!(code == Some(Exit::Pass as i32), "{code:?}:\n{text}");
     let report = json(&text)?;
     ensure!(report["verdict"] == "SAME", "{text}");
@@ -53,7 +53,7 @@ fn same() -> Result<()> {
 fn grace_period() -> Result<()> {
     let patch = kconfigs().join("mutants/6.12/64-srcu-sync-on-free.patch");
     let b = format!("perf-6.12+{}", patch.display());
-    let (code, text) = regress(&["umount-latency", "--a", "perf-6.12", "--b", &b, "--json"])?;
+    let (code, text) = regress(&["umount-latency", "--a", "perf-6.12", "--b", &b, "--seeds", "3", "--json"])?;
     ensure!(code == Some(Exit::Finding as i32), "{code:?}:\n{text}");
     let report = json(&text)?;
     let umount = &report["measured"][0]["lines"][0];
@@ -64,7 +64,8 @@ fn grace_period() -> Result<()> {
 }
 
 fn failing_command() -> Result<()> {
-    let (code, text) = regress(&["command", "--a", "perf-6.12", "--command", "cat /no-such-file"])?;
+    let (code, text) =
+        regress(&["command", "--a", "perf-6.12", "--seeds", "1", "--command", "cat /no-such-file"])?;
     ensure!(code == Some(Exit::Skipped as i32), "{code:?}:\n{text}");
     ensure!(
         text.contains("UNSURE") && text.contains("the command failed (1)") && text.contains("no-such-file"),
