@@ -77,12 +77,18 @@ fn run_parts(args: &TestArgs, tally: &mut Tally) -> Result<()> {
     tally.part("rust", only, rust::run);
     let of_instance =
         [cli::NAMES, det::NAMES, machines::NAMES, ops::NAMES, canaries::NAMES, campaign::NAMES].concat();
+    if Checks::any(only, &of_instance) {
+        run_on_instance(args, tally)?;
+    }
     if !args.quick {
         tally.part("regress", only, regress::run);
     }
-    if !Checks::any(only, &of_instance) {
-        return Ok(());
-    }
+    Ok(())
+}
+
+/// What runs on the kernel that was asked for.
+fn run_on_instance(args: &TestArgs, tally: &mut Tally) -> Result<()> {
+    let only = args.only.as_deref();
     let prepared = prepare(&args.instance)?;
     tally.part("command line", only, |checks| cli::run(checks, &prepared));
     thread::scope(|scope| {
