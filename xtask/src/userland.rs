@@ -1,15 +1,57 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! An initramfs of this machine's own programs, with the libraries that they need, and a shell script for PID 1.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use abi::shm::{EXIT_DONE, PORT_EXIT};
 use anyhow::{Context, Result, bail};
+use harness::{
+    guest::{Execution, GuestConfig, Leaks, Memory, Plan, Start, Watch},
+    machine::{Machine, MachineEnd, MachineError},
+    program::Schedule,
+};
 
 use crate::{
     initramfs::{self, Entry},
     proc,
 };
+
+/// A machine that runs such an archive.
+#[derive(Clone, Copy, Debug)]
+pub struct Boot<'a> {
+    /// Kernel, archive and memory.
+    pub guest: &'a GuestConfig,
+    /// CPUs.
+    pub schedule: Schedule,
+    /// Engine.
+    pub execution: Execution,
+    /// Is kmemleak on?
+    pub leaks: Leaks,
+    /// Longest wall time.
+    pub limit: Duration,
+}
+
+impl Boot<'_> {
+    /// Boots in a folder and waits for the end; what the guest printed, and how it ended.
+    ///
+    /// # Errors
+    /// When QEMU does not start.
+    pub fn run(self, folder: &Path) -> Result<(Vec<u8>, MachineEnd), MachineError> {
+        let plan = Plan {
+            guest: self.guest,
+            schedule: self.schedule,
+            execution: self.execution,
+            leaks: self.leaks,
+            start: Start::Boot,
+            memory: &Memory::Private,
+            watch: Watch::Nothing,
+        };
+        let mut machine = Machine::start(plan, folder, |_| Ok(()))?;
+        let end = machine.wait(self.limit);
+        machine.kill();
+        Ok((machine.console.take(), end))
+    }
+}
 
 /// What the script itself calls, beside its shell.
 const OWN: [&str; 4] = ["sh", "mount", "printf", "dd"];

@@ -2,17 +2,13 @@
 //! A guest for a stand-alone reproducer: this machine's shell and the few programs that the script calls, with the
 //! libraries that they need, and nothing of ours.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use ::fuzz::standalone::{MODULE, Reproducer};
 use anyhow::{Context, Result};
 use harness::{
-    guest::{Execution, GuestConfig, Leaks, Memory, Plan, Start, Watch},
-    machine::{Machine, MachineEnd, MachineError},
+    guest::{Execution, GuestConfig, Leaks},
+    machine::{MachineEnd, MachineError},
     program::Schedule,
 };
 
@@ -20,7 +16,7 @@ use crate::{
     initramfs::Entry,
     proc,
     rerun::{Showing, judge},
-    userland,
+    userland::{self, Boot},
 };
 
 /// What the script calls.
@@ -79,20 +75,14 @@ impl Boots {
 
     fn boot(&self, seed: u32, dir: &Path) -> Result<(Vec<u8>, MachineEnd), MachineError> {
         let config = GuestConfig { seed, ..self.config.clone() };
-        let plan = Plan {
+        let boot = Boot {
             guest: &config,
             schedule: self.schedule,
             execution: self.execution,
             leaks: self.leaks,
-            start: Start::Boot,
-            memory: &Memory::Private,
-            watch: Watch::Nothing,
+            limit: self.limit,
         };
-        let folder: PathBuf = dir.join("guest");
-        let mut machine = Machine::start(plan, &folder, |_| Ok(()))?;
-        let end = machine.wait(self.limit);
-        machine.kill();
-        Ok((machine.console.take(), end))
+        boot.run(&dir.join("guest"))
     }
 
     fn showing(&self, console: &[u8], end: &MachineEnd, titles: &[String]) -> Showing {
@@ -114,6 +104,8 @@ impl Boots {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn boots() -> Boots {

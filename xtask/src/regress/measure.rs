@@ -6,15 +6,15 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 use harness::{
     det::{self, Limits},
     epoch::{Epoch, EpochEnd, EpochOutcome, OpOutcome},
-    guest::{Execution, GuestConfig, Leaks, Memory, Plan, Start, Watch},
-    machine::{Machine, MachineEnd},
+    guest::{Execution, GuestConfig, Leaks},
+    machine::MachineEnd,
     oracle,
     par::Stream,
     plain,
@@ -27,7 +27,10 @@ use super::{
     stats,
     workload::{Figure, Of, Point, Workload},
 };
-use crate::{proc, userland};
+use crate::{
+    proc,
+    userland::{self, Boot},
+};
 
 /// Programs that a workload's script may call, beside those it names.
 const TOOLS: [&str; 16] = [
@@ -150,19 +153,14 @@ impl<'a> Lab<'a> {
     }
 
     fn run_command(&self, guest: &GuestConfig, how: How, folder: &Path) -> Result<Run, String> {
-        let plan = Plan {
+        let boot = Boot {
             guest,
             schedule: self.schedule(),
             execution: self.execution(how),
             leaks: Leaks::Ignore,
-            start: Start::Boot,
-            memory: &Memory::Private,
-            watch: Watch::Nothing,
+            limit: LIMIT,
         };
-        let mut machine = Machine::start(plan, folder, |_| Ok(())).map_err(|error| error.to_string())?;
-        let end = machine.wait(LIMIT);
-        machine.kill();
-        let console = machine.console.take();
+        let (console, end) = boot.run(folder).map_err(|error| error.to_string())?;
         let text = String::from_utf8_lossy(&console);
         complaint(&console)?;
         let code = text.lines().rev().find_map(|line| line.trim().strip_prefix(ENDED)).map(str::to_owned);
@@ -253,7 +251,7 @@ fn ops(
     programs: std::ops::Range<usize>,
     name: &str,
 ) -> Vec<Vec<OpOutcome>> {
-    let kind = abi::ops::OPS.iter().find(|spec| spec.name == name).map(|spec| spec.kind);
+    let kind = abi::ops::by_name(name).map(|spec| spec.kind);
     let one = |idx: usize| {
         let asked = epoch.programs[idx].threads.iter().flat_map(|thread| &thread.ops);
         let done = asked.zip(&outcome.programs[idx].ops).filter(|(op, _)| Some(op.kind) == kind);
@@ -313,9 +311,4 @@ pub fn side_by_side<T: Send>(n_jobs: usize, n: usize, run: impl Fn(usize, usize)
         }));
     }
     results
-}
-
-/// How long something took, s.
-pub fn since(began: Instant) -> f64 {
-    began.elapsed().as_secs_f64()
 }

@@ -178,7 +178,8 @@ pub fn mail(report: &Report) -> String {
         plain::line(b, 80),
         plain::line(b_release, 40)
     );
-    out.push_str(&wrap(&text));
+    out.push_str(&plain::wrap(&text, COLUMNS).join("\n"));
+    out.push('\n');
     let _ = writeln!(
         out,
         "\ntestcase: {}\ntest machine: {}, {}",
@@ -201,25 +202,6 @@ pub fn mail(report: &Report) -> String {
         plain::line(a, 200),
         plain::line(b, 200)
     );
-    out
-}
-
-fn wrap(text: &str) -> String {
-    let (mut out, mut column) = (String::new(), 0);
-    for word in text.split_whitespace() {
-        let width = word.chars().count();
-        if column > 0 && column + 1 + width > COLUMNS {
-            out.push('\n');
-            column = 0;
-        }
-        if column > 0 {
-            out.push(' ');
-            column += 1;
-        }
-        out.push_str(word);
-        column += width;
-    }
-    out.push('\n');
     out
 }
 
@@ -269,6 +251,5 @@ mod tests {
         assert_eq!(shorten("perf-6.12"), "perf-6.12");
         let long = shorten("perf-6.12+/a/very/long/path/to/some/fix.patch");
         assert!(long.chars().count() == 28 && long.ends_with("to/some/fix.patch"), "{long}");
-        assert!(wrap(&"word ".repeat(40)).lines().all(|line| line.len() <= COLUMNS));
     }
 }

@@ -223,7 +223,7 @@ impl Workload {
                         bail!("`line` of {name} wants one group, the figure");
                     }
                 }
-                (None, None, Some(op)) if abi::ops::OPS.iter().any(|spec| spec.name == op) => {}
+                (None, None, Some(op)) if abi::ops::by_name(op).is_some() => {}
                 (None, None, Some(op)) => bail!("{name}: no op is called `{op}`"),
                 (Some(_), _, _) => bail!("{name}: a figure of a command has `line`, and no `op`"),
                 (None, _, _) => bail!("{name}: a figure of a program has `op`, and no `line`"),
