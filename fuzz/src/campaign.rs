@@ -28,7 +28,7 @@ use crate::{
     batches::{Batches, Pace, Waiting},
     chooser::{Choice, Chooser},
     config::{CampaignConfig, INFRASTRUCTURE_IN_A_ROW_MAX, LeakScan},
-    corpus::{self, CorpusDir},
+    corpus::CorpusDir,
     disk,
     findings::Findings,
     guests::Guests,
@@ -139,7 +139,7 @@ impl<'a> Campaign<'a> {
         let state = state.unwrap_or(fresh);
         state.seen.iter().for_each(|(title, &count)| findings.set_count(title, count));
         if is_new {
-            programs.splice(0..0, corpus::seeds()?);
+            programs.splice(0..0, config.seeds.iter().cloned());
         }
         let mut batches = Batches::default();
         for mut program in programs {

@@ -3,7 +3,10 @@
 
 use std::{path::PathBuf, sync::atomic::AtomicBool, time::Duration};
 
-use harness::{oracle::Report, program::Schedule};
+use harness::{
+    oracle::Report,
+    program::{Program, Schedule},
+};
 
 /// Everything a campaign is told. Plain data and two references; the guests are handed over separately.
 #[derive(Clone)]
@@ -26,6 +29,8 @@ pub struct CampaignConfig<'a> {
     pub jobs: usize,
     /// Programs of an epoch.
     pub batch: BatchSize,
+    /// Programs that a new campaign begins with, in this order: [`crate::corpus::seeds`], or others.
+    pub seeds: Vec<Program>,
     /// A canary kind (`abi::layout::canary`) to arm in every epoch; 0: none.
     pub canary: u32,
     /// Which epochs end with a scan for leaked memory.

@@ -39,6 +39,7 @@ fn config(dir: &Path, seed: u64, execs_max: u64) -> CampaignConfig<'static> {
         schedules: vec![Schedule { vcpus: 2, shift: 3 }, Schedule { vcpus: 4, shift: 3 }],
         jobs: 2,
         batch: BatchSize::Fixed(32),
+        seeds: fuzz::corpus::seeds().unwrap(),
         canary: 0,
         leak_scan: LeakScan::Corpus(8),
         walk_prob: 0.2,

@@ -13,6 +13,7 @@ use std::{
 
 use ::fuzz::{
     config::{BatchSize, CampaignConfig, LeakScan, Reduce},
+    corpus,
     guests::{Guests, Provenance},
     report,
     status::{CampaignEnd, Event, Summary},
@@ -26,7 +27,7 @@ use harness::{
     machine::MachineError,
     oracle::{self, Report},
     pool::Pool,
-    program::Schedule,
+    program::{Program, Schedule},
     symbolize::{self, Symbolizer},
 };
 
@@ -95,6 +96,8 @@ pub fn run(args: &FuzzArgs) -> Outcome {
         leak_scan: if canary == canary::LEAK { LeakScan::Every } else { LEAK_SCAN },
         walk_prob: WALK_PROB,
         reduce: Reduce::Program,
+        seeds: None,
+        steady: false,
     };
     boot(&mut prepared, &plan)?;
     announce(&prepared, &dir, args);
@@ -120,7 +123,14 @@ pub struct Plan {
     pub walk_prob: f64,
     /// How far findings are made smaller, where the engine replays.
     pub reduce: Reduce,
+    /// Programs to begin with; none: those that every campaign begins with.
+    pub seeds: Option<Vec<Program>>,
+    /// Where the campaign is to be the same on every host.
+    pub steady: bool,
 }
+
+/// Programs of an epoch, and guests that it is as if there were, of a campaign that is the same on every host.
+const STEADY: (BatchSize, usize) = (BatchSize::Fixed(16), 2);
 
 /// Schedules that programs may have on a machine.
 fn schedules(prepared: &Prepared) -> &'static [Schedule] {
@@ -174,6 +184,8 @@ pub fn campaign(
         of_title.filter(|known| holds(known)).map(|known| known.why.clone()).next()
     };
     let replays = prepared.execution == Execution::Deterministic;
+    let (batch, jobs) = if plan.steady { STEADY } else { (BatchSize::Aim(EPOCH_AIM), prepared.jobs) };
+    let seeds = plan.seeds.map_or_else(corpus::seeds, Ok)?;
     let config = CampaignConfig {
         dir: plan.dir,
         instance: prepared.machine.recipe.instance.clone(),
@@ -182,8 +194,9 @@ pub fn campaign(
         execs_max: plan.execs_max,
         stop,
         schedules: schedules(prepared).to_vec(),
-        jobs: prepared.jobs,
-        batch: BatchSize::Aim(EPOCH_AIM),
+        jobs,
+        batch,
+        seeds,
         canary: plan.canary,
         leak_scan: plan.leak_scan,
         // Where a preemption point is an instruction, walking over them is worth it.

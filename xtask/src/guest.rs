@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     initramfs::{self, Entry},
-    kernel::{Kernel, make},
+    kernel::{Kernel, artifact, make},
     lock::Lock,
     paths::{self, Cache},
     proc, tools,
@@ -260,7 +260,7 @@ fn build_modules(
     MODULES
         .iter()
         .map(|name| {
-            let (from, to) = (folder.join(format!("{name}.ko")), dir.join(format!("{name}.ko")));
+            let (from, to) = (artifact::inside(&folder, &format!("{name}.ko"))?, dir.join(format!("{name}.ko")));
             fs::copy(&from, &to).with_context(|| from.display().to_string())?;
             Ok(to)
         })

@@ -12,6 +12,7 @@ mod distill;
 mod doctor;
 mod exit;
 mod fuzz;
+mod gate;
 mod gdb;
 mod guest;
 mod initramfs;
@@ -31,6 +32,7 @@ mod regress;
 mod repro;
 mod rerun;
 mod run;
+mod sandbox;
 mod score;
 mod setup;
 mod source;
@@ -69,6 +71,8 @@ enum Command {
     Prove(prove::ProveArgs),
     /// Find the commit that brought a finding.
     Bisect(bisect::BisectArgs),
+    /// Say whether a patch series may go in: hygiene, scenarios, campaign and speed, against the kernel without it.
+    Gate(gate::GateArgs),
     /// Measure two kernels against each other: is one slower, by how much, and where does its time go.
     Regress(regress::RegressArgs),
     /// Everything CI runs: format, lints, tests, and guests with a real kernel.
@@ -107,6 +111,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::Bundle(args) => bundle::run(&args),
         Command::Prove(args) => prove::run(&args),
         Command::Bisect(args) => bisect::run(&args),
+        Command::Gate(args) => gate::run(&args),
         Command::Regress(args) => regress::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Triage(args) => triage::run(&args),

@@ -44,16 +44,16 @@ pub fn load(path: &Path) -> Result<Vec<Patch>> {
     let name = path.display().to_string();
     let bytes = fs::read(path).map_err(|error| usage!("patch {name}: {error}"))?;
     let text = String::from_utf8_lossy(&bytes);
-    let is_mail = text.starts_with("From ")
-        || text.lines().take_while(|line| !line.starts_with("diff ")).any(is_encoding_header);
-    let diffs = if is_mail { diffs_of_mails(path)? } else { vec![text.into_owned()] };
+    let is_mail = is_mail(&text);
+    let diffs = match is_mail {
+        true => mails(path)?.into_iter().map(|mail| mail.diff).collect(),
+        false => vec![text.into_owned()],
+    };
     let several = diffs.len() > 1;
     let patches: Vec<Patch> = diffs
         .into_iter()
         .enumerate()
-        .filter(|(_, diff)| {
-            diff.lines().any(|line| line.starts_with("--- ") || line.starts_with("diff --git "))
-        })
+        .filter(|(_, diff)| is_diff(diff))
         .map(|(idx, diff)| {
             let name = if several { format!("{name} (mail {})", idx + 1) } else { name.clone() };
             Patch { name, diff }
@@ -65,33 +65,75 @@ pub fn load(path: &Path) -> Result<Vec<Patch>> {
     }
 }
 
-/// A mail whose body is not the diff as it stands.
+/// A mailbox, or a mail whose body is not the diff as it stands.
+pub fn is_mail(text: &str) -> bool {
+    text.starts_with("From ")
+        || text.lines().take_while(|line| !line.starts_with("diff ")).any(is_encoding_header)
+}
+
+
 fn is_encoding_header(line: &str) -> bool {
     let line = line.to_ascii_lowercase();
     line.strip_prefix("content-transfer-encoding:")
         .is_some_and(|value| ["quoted-printable", "base64"].contains(&value.trim()))
 }
 
-fn diffs_of_mails(path: &Path) -> Result<Vec<String>> {
+/// Whether a text has a diff in it; a cover letter has none.
+pub fn is_diff(text: &str) -> bool {
+    text.lines().any(|line| line.starts_with("--- ") || line.starts_with("diff --git "))
+}
+
+/// A mail, with or without a diff.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mail {
+    /// As it came.
+    pub text: String,
+    /// Its subject, without `[PATCH …]`.
+    pub subject: String,
+    /// Its id, without angle brackets.
+    pub message_id: Option<String>,
+    /// The diff, decoded; empty in a cover letter.
+    pub diff: String,
+}
+
+/// The mails of a mailbox, or the one of a file.
+///
+/// # Errors
+/// When git cannot read one.
+pub fn mails(path: &Path) -> Result<Vec<Mail>> {
     let work = tempfile::tempdir().context("cannot make a folder for mails")?;
     let shell = git_shell(work.path())?;
     let folder = work.path();
     let path = std::path::absolute(path).context("cannot find out the current folder")?;
     proc::read(cmd!(shell, "timeout 60 git mailsplit -b -o{folder} -- {path}"))
         .map_err(|error| usage!("patch {}: {error:#}", path.display()))?;
-    let mut mails: Vec<PathBuf> =
+    let mut files: Vec<PathBuf> =
         fs::read_dir(folder).context("cannot list mails")?.flatten().map(|entry| entry.path()).collect();
-    mails.sort();
-    let mut diffs = Vec::new();
-    for mail in mails {
+    files.sort();
+    let mut mails = Vec::new();
+    for mail in files {
         let (message, diff) = (mail.with_extension("message"), mail.with_extension("diff"));
         let text = fs::read(&mail).with_context(|| format!("cannot read {}", mail.display()))?;
-        proc::read(cmd!(shell, "timeout 60 git mailinfo {message} {diff}").stdin(text))
+        let about = proc::read(cmd!(shell, "timeout 60 git mailinfo {message} {diff}").stdin(&text))
             .map_err(|error| usage!("patch {}: {error:#}", path.display()))?;
         let bytes = fs::read(&diff).with_context(|| format!("cannot read {}", diff.display()))?;
-        diffs.push(String::from_utf8_lossy(&bytes).into_owned());
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let subject = about.lines().find_map(|line| line.strip_prefix("Subject: ")).unwrap_or_default();
+        mails.push(Mail {
+            subject: subject.to_owned(),
+            message_id: message_id(&text),
+            diff: String::from_utf8_lossy(&bytes).into_owned(),
+            text,
+        });
     }
-    Ok(diffs)
+    Ok(mails)
+}
+
+fn message_id(mail: &str) -> Option<String> {
+    let headers = mail.lines().take_while(|line| !line.is_empty());
+    let ids = headers.filter_map(|line| line.get(..11).zip(line.get(11..)));
+    let id = ids.filter(|(name, _)| name.eq_ignore_ascii_case("message-id:")).map(|(_, id)| id).next()?;
+    Some(id.trim().trim_start_matches('<').trim_end_matches('>').to_owned())
 }
 
 /// A shell for git that sees neither a repository around the folder nor the user's settings.
@@ -144,7 +186,10 @@ pub fn touches_configuration(source: &Path, patches: &[Patch]) -> Result<bool> {
 }
 
 /// The files a patch touches, by git's own reading of it.
-fn touched(source: &Path, patch: &Patch) -> Result<Vec<PathBuf>> {
+///
+/// # Errors
+/// When it is no patch, or makes links.
+pub fn touched(source: &Path, patch: &Patch) -> Result<Vec<PathBuf>> {
     let shell = git_shell(source)?;
     let read = |what: &str| {
         let command = cmd!(shell, "timeout 60 git apply -p1 {what} -z -");

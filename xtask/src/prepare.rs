@@ -20,7 +20,7 @@ use crate::{
     accel::{self, Accel, AccelChoice},
     exit::Bug,
     guest::{self, Machine, Recipe, Shape},
-    kernel::{self, BuildRequest},
+    kernel::{self, BuildRequest, Trust},
     matrix,
     paths::{self, Cache},
     setup,
@@ -65,6 +65,9 @@ pub struct MachineArgs {
     /// Guests side by side [default: one a core; the parallel engine: half of that]
     #[arg(long, value_name = "N")]
     pub jobs: Option<usize>,
+    /// Whose patches they are.
+    #[arg(skip)]
+    pub trust: Trust,
 }
 
 /// A machine, the engine to run it on, and what it cost to get here.
@@ -98,7 +101,12 @@ pub fn prepare(args: &MachineArgs) -> Result<Prepared> {
     let instance = matrix::instance(&args.instance)?;
     setup::ensure(&cache, &[Need::Kernel, Need::Vm])?;
     lap("set-up", &mut clock);
-    let request = BuildRequest { instance: &instance, linux: args.linux.as_deref(), patches: &args.patch };
+    let request = BuildRequest {
+        instance: &instance,
+        linux: args.linux.as_deref(),
+        patches: &args.patch,
+        trust: args.trust,
+    };
     let kernel = kernel::build(&cache, &request)?;
     lap("kernel", &mut clock);
     let append = [instance.append.join(" "), args.append.clone()].join(" ").trim().to_owned();

@@ -6,12 +6,12 @@
 
 mod blame;
 mod html;
-mod measure;
-mod side;
-mod stats;
+pub mod measure;
+pub mod side;
+pub mod stats;
 mod text;
-mod verdict;
-mod workload;
+pub mod verdict;
+pub mod workload;
 
 use std::{path::PathBuf, time::Instant};
 
@@ -111,6 +111,21 @@ pub struct RegressArgs {
     consoles: Option<PathBuf>,
 }
 
+/// How much is measured.
+#[derive(Clone, Debug)]
+pub struct Effort {
+    /// Deterministic boots of each kernel.
+    pub seeds: u32,
+    /// Wall time by the wall clock.
+    pub budget: std::time::Duration,
+    /// Deterministic guests side by side.
+    pub jobs: usize,
+    /// Widest bound that still is SAME, as a share.
+    pub within: f64,
+    /// Where to write what boots printed.
+    pub consoles: Option<PathBuf>,
+}
+
 /// Everything that came of one workload.
 #[derive(Debug, Serialize)]
 struct Report {
@@ -142,42 +157,53 @@ struct Host {
 
 /// What one way of measuring gave.
 #[derive(Debug, Serialize)]
-struct Measured {
-    how: How,
+pub struct Measured {
+    /// How.
+    pub how: How,
     /// Runs of each kernel that gave figures.
-    runs: [usize; 2],
+    pub runs: [usize; 2],
     /// Why others gave none.
-    failures: Vec<String>,
-    lines: Vec<Line>,
+    pub failures: Vec<String>,
+    /// Figures, point after point.
+    pub lines: Vec<Line>,
     /// How long each op of the first figure took, us, of the first run of each kernel.
-    latencies: [Vec<f64>; 2],
+    pub latencies: [Vec<f64>; 2],
     /// Where tasks of the second kernel were blocked, and how often the first kernel's were there.
-    stacks: Vec<Blamed>,
-    seconds: f64,
+    pub stacks: Vec<Blamed>,
+    /// Wall time, seconds.
+    pub seconds: f64,
 }
 
 /// A figure at a point.
 #[derive(Debug, Serialize)]
-struct Line {
-    figure: String,
-    unit: String,
-    better: Better,
+pub struct Line {
+    /// What it is called.
+    pub figure: String,
+    /// Its unit.
+    pub unit: String,
+    /// Which direction is better.
+    pub better: Better,
     /// What tells the point from others.
-    point: String,
-    at: u32,
-    a: Vec<f64>,
-    b: Vec<f64>,
+    pub point: String,
+    /// Its value on an axis.
+    pub at: u32,
+    /// Runs of the first kernel.
+    pub a: Vec<f64>,
+    /// Runs of the second.
+    pub b: Vec<f64>,
+    /// What they say.
     #[serde(flatten)]
-    judged: Judged,
+    pub judged: Judged,
 }
 
 /// A stack of the second kernel.
 #[derive(Debug, Serialize)]
-struct Blamed {
+pub struct Blamed {
+    /// The stack.
     #[serde(flatten)]
-    stack: Stack,
+    pub stack: Stack,
     /// Times it was seen with the first kernel.
-    before: u64,
+    pub before: u64,
 }
 
 /// Runs the subcommand. Exit code 2: a regression; 4: unsure.
@@ -244,7 +270,16 @@ fn one(args: &RegressArgs, cache: &Cache, workload: &Workload) -> Result<Report>
     };
     let mut measured = Vec::new();
     for how in ways {
-        measured.push(measure(args, &lab, &sides, how)?);
+        let within = args.within.map_or(if how == How::Det { 0.02 } else { 0.2 }, |percent| percent / 100.0);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let effort = Effort {
+            seeds: args.seeds,
+            budget: args.budget,
+            jobs: args.jobs.unwrap_or(cores).max(1),
+            within,
+            consoles: args.consoles.clone(),
+        };
+        measured.push(measure(&effort, &lab, &sides, how)?);
     }
     // The first figure is the workload's; the others explain it.
     let first = |line: &&Line| line.figure == workload.figures[0].name;
@@ -261,10 +296,13 @@ fn one(args: &RegressArgs, cache: &Cache, workload: &Workload) -> Result<Report>
     })
 }
 
-fn measure(args: &RegressArgs, lab: &Lab<'_>, sides: &[Side; 2], how: How) -> Result<Measured> {
-    let began = Instant::now();
-    let within = args.within.map_or(if how == How::Det { 0.02 } else { 0.2 }, |percent| percent / 100.0);
-    let mut boots = Boots { lab, sides, how, args, runs: [Vec::new(), Vec::new()], failures: Vec::new() };
+/// Measures two kernels, one way.
+///
+/// # Errors
+/// When a guest cannot be put together, or the deterministic engine is not.
+pub fn measure(effort: &Effort, lab: &Lab<'_>, sides: &[Side; 2], how: How) -> Result<Measured> {
+    let (began, within) = (Instant::now(), effort.within);
+    let mut boots = Boots { lab, sides, how, effort, runs: [Vec::new(), Vec::new()], failures: Vec::new() };
     match how {
         How::Det => boots.by_seeds()?,
         How::Wall => boots.in_turns(within)?,
@@ -290,7 +328,7 @@ struct Boots<'a> {
     lab: &'a Lab<'a>,
     sides: &'a [Side; 2],
     how: How,
-    args: &'a RegressArgs,
+    effort: &'a Effort,
     runs: [Vec<Run>; 2],
     failures: Vec<String>,
 }
@@ -298,11 +336,9 @@ struct Boots<'a> {
 impl Boots<'_> {
     /// Each seed with both kernels; the first seed of the first kernel twice, which must be the same to the last digit.
     fn by_seeds(&mut self) -> Result<()> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let jobs = self.args.jobs.unwrap_or(cores).max(1);
         let mut plan: Vec<(usize, u32)> = vec![(0, 1)];
-        plan.extend((1..=self.args.seeds).flat_map(|seed| [(0, seed), (1, seed)]));
-        let results = measure::side_by_side(jobs, plan.len(), |nth, job| {
+        plan.extend((1..=self.effort.seeds).flat_map(|seed| [(0, seed), (1, seed)]));
+        let results = measure::side_by_side(self.effort.jobs, plan.len(), |nth, job| {
             let (side, seed) = plan[nth];
             let result = self.lab.run(&self.sides[side], How::Det, seed, false, job);
             eprintln!("{} seed {seed}: {}", self.sides[side].name, tell(&result));
@@ -351,7 +387,7 @@ impl Boots<'_> {
             let told = first.all(|line| line.judged.verdict != Verdict::Unsure);
             let hopeless = self.failures.len() >= FAILURES_MAX && self.runs.iter().any(Vec::is_empty);
             let a_round = began.elapsed() / (round + 1);
-            if told || hopeless || began.elapsed() + a_round > self.args.budget {
+            if told || hopeless || began.elapsed() + a_round > self.effort.budget {
                 break;
             }
         }
@@ -361,7 +397,7 @@ impl Boots<'_> {
     fn take(&mut self, side: usize, result: Result<Run, String>) -> Result<()> {
         match result {
             Ok(run) => {
-                if let Some(folder) = &self.args.consoles {
+                if let Some(folder) = &self.effort.consoles {
                     paths::make_dir(folder)?;
                     let letter = ["a", "b"][side];
                     let name = format!("{letter}-{:?}-{}.log", self.how, self.runs[side].len() + 1);

@@ -27,6 +27,7 @@ use harness::{
 use crate::{
     accel::AccelChoice,
     guest::{self, Machine},
+    kernel::Trust,
     paths::Cache,
     prepare::{self, Engine, MachineArgs, Prepared},
     run, usage,
@@ -313,6 +314,7 @@ fn recipe(stored: Option<&Stored>, elsewhere: &Elsewhere) -> MachineArgs {
         engine: elsewhere.engine.unwrap_or(engine),
         accel: AccelChoice::Auto,
         jobs: None,
+        trust: Trust::Own,
     }
 }
 

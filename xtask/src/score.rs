@@ -281,6 +281,8 @@ impl Entry<'_> {
             leak_scan: LEAK_SCAN,
             walk_prob: self.args.walk,
             reduce: if self.args.minimize { Reduce::Program } else { Reduce::Never },
+            seeds: None,
+            steady: false,
         };
         fuzz::boot(&mut prepared, &plan)?;
         let preparing_seconds = began.elapsed().as_secs_f64();

@@ -35,11 +35,14 @@ pub enum Need {
     Workload,
     /// Looking into a guest.
     Debug,
+    /// Looking at patches as a reviewer does.
+    Hygiene,
 }
 
 impl Need {
     /// All of them.
-    pub const ALL: [Need; 5] = [Need::Kernel, Need::Vm, Need::Interactive, Need::Workload, Need::Debug];
+    pub const ALL: [Need; 6] =
+        [Need::Kernel, Need::Vm, Need::Interactive, Need::Workload, Need::Debug, Need::Hygiene];
 
     /// The commands that have this need.
     pub fn commands(self) -> &'static str {
@@ -47,8 +50,9 @@ impl Need {
             Need::Kernel => "kernel build, fuzz, run, test",
             Need::Vm => "fuzz, run, repro, test",
             Need::Interactive => "boot, shell",
-            Need::Workload => "regress, bench",
+            Need::Workload => "regress, gate, bench",
             Need::Debug => "repro --gdb",
+            Need::Hygiene => "gate",
         }
     }
 }
@@ -126,6 +130,8 @@ pub const DEBIAN_TOOLS: &[DebianTool] = &[
     tool("kmod", Probe::Program("modinfo"), Need::Kernel, "reads modules"),
     tool("cpio", Probe::Program("cpio"), Need::Kernel, "reads the initramfs back, in the tests"),
     tool("gdb", Probe::Program("gdb"), Need::Debug, "stops a guest where its report begins"),
+    tool("sparse", Probe::Program("sparse"), Need::Hygiene, "checks C for what compilers do not know"),
+    tool("perl", Probe::Program("perl"), Need::Hygiene, "checkpatch and kernel-doc"),
     tool("stress-ng", Probe::Program("stress-ng"), Need::Workload, "the workload of known regressions"),
 ];
 

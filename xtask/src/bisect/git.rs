@@ -152,6 +152,14 @@ impl History {
         Ok(self.git(&["log", "-1", "--no-show-signature", "--format=%s", commit])?.trim_end().to_owned())
     }
 
+    /// The commits of `to` that `from` does not have, as mails, oldest first. Merges are none.
+    ///
+    /// # Errors
+    /// When the history cannot be read.
+    pub fn mails(&self, from: &str, to: &str) -> Result<String> {
+        self.git(&["format-patch", "--stdout", "--no-signature", "--full-index", &format!("{from}..{to}")])
+    }
+
     fn git(&self, args: &[&str]) -> Result<String> {
         let mut git = proc::dies_with_us("KILL", "timeout");
         git.args(["--signal=KILL", LIMIT_S, "git"]).arg("--git-dir").arg(self.dir.join("git"));

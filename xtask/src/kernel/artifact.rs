@@ -7,9 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::Trust;
 use crate::{
     matrix::Instance,
     patch::Patch,
@@ -73,6 +74,9 @@ pub struct Manifest {
     pub release: String,
     /// Build folder, below `build/` of the cache.
     pub slot: String,
+    /// Whose patches are in it.
+    #[serde(default)]
+    pub trust: Trust,
     /// What it was made from.
     pub recipe: Recipe,
     /// Wall time of the build.
@@ -129,6 +133,21 @@ pub fn newest(cache: &Cache, instance: &str) -> Result<Option<Kernel>> {
     Ok(kernels.filter(|kernel| kernel.manifest.instance.kernel_name() == instance).max_by_key(finished))
 }
 
+/// A file of a build folder. Whoever built there may be a stranger, and have put links into it that lead out.
+///
+/// # Errors
+/// When it goes through a link.
+pub fn inside(folder: &Path, file: &str) -> Result<PathBuf> {
+    let mut path = folder.to_path_buf();
+    for part in Path::new(file) {
+        path.push(part);
+        if path.is_symlink() {
+            bail!("{} is a symbolic link, which a build does not make there", path.display());
+        }
+    }
+    Ok(path)
+}
+
 /// Copies a finished build out of its build folder; the manifest last.
 ///
 /// # Errors
@@ -138,7 +157,7 @@ pub fn store(cache: &Cache, out: &Path, manifest: Manifest) -> Result<Kernel> {
     for (from, name) in [("arch/x86/boot/bzImage", "bzImage"), ("vmlinux", "vmlinux"), (".config", "config")]
     {
         // Copied, not linked: the next build may write into the same file.
-        let (from, to) = (out.join(from), dir.join(name));
+        let (from, to) = (inside(out, from)?, dir.join(name));
         fs::copy(&from, &to)
             .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     }
@@ -171,6 +190,7 @@ mod tests {
             linux: None,
             release: "6.12.117".into(),
             slot: "a".into(),
+            trust: Trust::Own,
             recipe: recipe(),
             build_seconds: 1,
         }

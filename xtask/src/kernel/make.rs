@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::{exit::Unfit, lock::Lock, paths::make_dir, proc};
+use crate::{exit::Unfit, lock::Lock, paths::make_dir, proc, sandbox::Sandbox};
 
 /// A make that says nothing for this long is stuck: the largest single step (linking with DWARF) takes a minute.
 const SILENCE_MAX: Duration = Duration::from_secs(1800);
@@ -32,6 +32,8 @@ pub struct Make {
     pub args: Vec<String>,
     /// The whole environment: what the user's shell has set must not decide what is built.
     pub env: Vec<(String, String)>,
+    /// What it sees of this machine, where it is not trusted.
+    pub sandbox: Option<Sandbox>,
 }
 
 impl Make {
@@ -59,14 +61,30 @@ impl Make {
         ];
         env.extend(fixed.map(|(name, value)| (name.to_string(), value.to_string())));
         env.push(("CCACHE_DIR".to_string(), make_dir(ccache)?.display().to_string()));
-        Ok(Make { program: "make".into(), args, env })
+        Ok(Make { program: "make".into(), args, env, sandbox: None })
     }
 
     /// The command, which ends when we do.
-    pub fn command(&self) -> Command {
-        let mut command = proc::dies_with_us("TERM", &self.program);
-        command.args(&self.args).env_clear().envs(self.env.iter().cloned());
-        command
+    ///
+    /// # Errors
+    /// When the sandbox cannot be described.
+    pub fn command(&self) -> Result<Command> {
+        let mut command = self.bare()?;
+        command.args(&self.args);
+        Ok(command)
+    }
+
+    /// The same without arguments.
+    ///
+    /// # Errors
+    /// As [`Make::command`].
+    pub fn bare(&self) -> Result<Command> {
+        let mut command = match &self.sandbox {
+            Some(sandbox) => sandbox.command(&self.program)?,
+            None => proc::dies_with_us("TERM", &self.program),
+        };
+        command.env_clear().envs(self.env.iter().cloned());
+        Ok(command)
     }
 }
 
@@ -84,7 +102,7 @@ pub struct Show {
 /// When it fails or goes silent; with the tail of its output and where all of it is.
 pub fn run(make: &Make, targets: &[&str], lock: &Lock, log: &Path, show: &Show) -> Result<u64> {
     let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
-    let mut command = make.command();
+    let mut command = make.command()?;
     command
         .args(targets)
         .stdin(lock.as_stdin()?)
@@ -217,6 +235,7 @@ mod tests {
             program: "sh".into(),
             args: vec!["-c".into(), script.into(), "make".into()],
             env: vec![("PATH".into(), std::env::var("PATH").unwrap())],
+            sandbox: None,
         };
         (make, Lock::acquire(&folder.join("lock"), "a test").unwrap())
     }

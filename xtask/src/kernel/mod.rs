@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
+use serde::{Deserialize, Serialize};
 
 pub use artifact::Kernel;
 use artifact::{FORMAT, Manifest, Recipe};
@@ -28,7 +29,7 @@ use crate::{
     matrix::{self, Instance, kconfigs},
     patch::{self, Patch},
     paths::Cache,
-    proc, setup,
+    setup,
     source::{self, Source},
     tools::{Need, Toolchain},
 };
@@ -70,6 +71,19 @@ pub struct BuildRequest<'a> {
     pub linux: Option<&'a Path>,
     /// Patches (diffs, mails or mailboxes), after the instance's own.
     pub patches: &'a [PathBuf],
+    /// Whose they are.
+    pub trust: Trust,
+}
+
+/// Whose patches are, and what their makefiles may do when they are built.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trust {
+    /// The user's own: anything that the user may.
+    #[default]
+    Own,
+    /// Somebody's: built in a sandbox, in a folder of its own.
+    Foreign,
 }
 
 /// `kernel`.
@@ -77,7 +91,12 @@ pub fn run(args: Args) -> Outcome {
     let KernelCommand::Build(args) = args.command;
     let started = Instant::now();
     let instance = matrix::instance(&args.instance)?;
-    let request = BuildRequest { instance: &instance, linux: args.linux.as_deref(), patches: &args.patch };
+    let request = BuildRequest {
+        instance: &instance,
+        linux: args.linux.as_deref(),
+        patches: &args.patch,
+        trust: Trust::Own,
+    };
     let kernel = build(&Cache::open()?, &request)?;
     if args.json {
         let mut value = serde_json::to_value(&kernel.manifest).context("cannot print the kernel")?;
@@ -105,55 +124,205 @@ fn make_variables(instance: &Instance) -> Vec<String> {
     variables
 }
 
+/// What a kernel is made from, read and found.
+struct Inputs {
+    /// The user's tree, at the place that the user's path means.
+    linux: Option<PathBuf>,
+    options: Options,
+    source: Source,
+    toolchain: Toolchain,
+    recipe: Recipe,
+    key: String,
+}
+
+impl Inputs {
+    fn read(cache: &Cache, request: &BuildRequest<'_>) -> Result<Inputs> {
+        let instance = request.instance;
+        let patches = load_patches(instance, request.patches)?;
+        let fragments: Vec<PathBuf> = instance
+            .fragments
+            .iter()
+            .map(|name| kconfigs().join(format!("fragments/{name}.config")))
+            .collect();
+        let options = config::read_fragments(&fragments)?;
+        setup::ensure(cache, &[Need::Kernel])?;
+        let toolchain = Toolchain::find(cache)?;
+        let linux = request.linux.map(|dir| dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf()));
+        let source = find_source(cache, instance, linux.as_deref())?;
+        let recipe = Recipe {
+            format: FORMAT,
+            source_id: source.id.clone(),
+            config: config::to_text(&options),
+            patches,
+            toolchain: toolchain.versions.clone(),
+            variables: make_variables(instance),
+        };
+        let key = recipe.key();
+        Ok(Inputs { linux, options, source, toolchain, recipe, key })
+    }
+
+    fn target(&self) -> Target<'_> {
+        let Inputs { options, source, toolchain, recipe, key, .. } = self;
+        Target { key, recipe, options, source, toolchain }
+    }
+}
+
 /// Builds a kernel, or finds it in the cache. Installs what that needs.
 ///
 /// # Errors
 /// When the source cannot be had, a patch does not apply, an option does not survive, or make fails.
 pub fn build(cache: &Cache, request: &BuildRequest<'_>) -> Result<Kernel> {
-    let instance = request.instance;
-    let patches = load_patches(instance, request.patches)?;
-    let fragments: Vec<PathBuf> =
-        instance.fragments.iter().map(|name| kconfigs().join(format!("fragments/{name}.config"))).collect();
-    let options = config::read_fragments(&fragments)?;
-    setup::ensure(cache, &[Need::Kernel])?;
-    let toolchain = Toolchain::find(cache)?;
-    // The slot belongs to the place that the user's path means.
-    let linux = request.linux.map(|dir| dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf()));
-    let slot = Slot::new(cache, instance.kernel_name(), linux.as_deref())?;
-    let source = find_source(cache, instance, linux.as_deref())?;
-    let recipe = Recipe {
-        format: FORMAT,
-        source_id: source.id.clone(),
-        config: config::to_text(&options),
-        patches,
-        toolchain: toolchain.versions.clone(),
-        variables: make_variables(instance),
-    };
-    let key = recipe.key();
-    let place = artifact::place(cache, instance.kernel_name(), &key)?;
+    let inputs = Inputs::read(cache, request)?;
+    let place = artifact::place(cache, request.instance.kernel_name(), &inputs.key)?;
     if let Some(kernel) = artifact::load(&place) {
         return Ok(kernel);
     }
+    let slot = Slot::new(cache, request.instance.kernel_name(), inputs.linux.as_deref(), request.trust)?;
     let lock = slot.lock()?;
     // Whoever had the lock may have built it.
     if let Some(kernel) = artifact::load(&place) {
         return Ok(kernel);
     }
-    let started = Instant::now();
-    eprintln!("building kernel {} ({}; log: {})", instance.kernel_name(), source.id, slot.log().display());
-    let target =
-        Target { key: &key, recipe: &recipe, options: &options, source: &source, toolchain: &toolchain };
-    slot.establish(&target, &lock)?;
+    if request.trust == Trust::Foreign {
+        shadow(cache, request.instance, inputs.linux.as_deref(), &slot)?;
+    }
+    build_in(cache, request, &inputs, &slot, &lock)
+}
+
+/// Builds a kernel in a slot that is ready for it.
+fn build_in(
+    cache: &Cache,
+    request: &BuildRequest<'_>,
+    inputs: &Inputs,
+    slot: &Slot,
+    lock: &Lock,
+) -> Result<Kernel> {
+    let (instance, started) = (request.instance, Instant::now());
+    eprintln!("building kernel {} ({}; log: {})", instance.kernel_name(), inputs.source.id, slot.log().display());
+    slot.establish(&inputs.target(), lock)?;
     let manifest = Manifest {
-        key,
+        key: inputs.key.clone(),
         instance: instance.clone(),
-        linux,
+        linux: inputs.linux.clone(),
         release: release(&slot.out())?,
         slot: slot.name.clone(),
-        recipe,
+        trust: request.trust,
+        recipe: inputs.recipe.clone(),
         build_seconds: started.elapsed().as_secs(),
     };
     artifact::store(cache, &slot.out(), manifest)
+}
+
+/// Makes the slot of foreign patches a copy of the one that holds the kernel without them: nothing that other foreign
+/// patches left behind is in it, and it need not compile what they do not touch.
+fn shadow(cache: &Cache, instance: &Instance, linux: Option<&Path>, slot: &Slot) -> Result<()> {
+    let request = BuildRequest { instance, linux, patches: &[], trust: Trust::Own };
+    let inputs = Inputs::read(cache, &request)?;
+    let base = Slot::new(cache, instance.kernel_name(), inputs.linux.as_deref(), Trust::Own)?;
+    let lock = base.lock()?;
+    base.establish(&inputs.target(), &lock)?;
+    slot.copy(&base)
+}
+
+/// The slot of a series, in which it is compiled in parts, patch by patch, and then as a whole.
+pub struct Workbench<'a> {
+    cache: &'a Cache,
+    instance: &'a Instance,
+    inputs: Inputs,
+    slot: Slot,
+    lock: Lock,
+    trust: Trust,
+}
+
+impl<'a> Workbench<'a> {
+    /// With a fresh copy of the kernel without the series.
+    ///
+    /// # Errors
+    /// When that does not build.
+    pub fn open(
+        cache: &'a Cache,
+        instance: &'a Instance,
+        linux: Option<&Path>,
+        trust: Trust,
+    ) -> Result<Workbench<'a>> {
+        let request = BuildRequest { instance, linux, patches: &[], trust };
+        let inputs = Inputs::read(cache, &request)?;
+        let slot = Slot::new(cache, instance.kernel_name(), inputs.linux.as_deref(), trust)?;
+        let lock = slot.lock()?;
+        match trust {
+            Trust::Own => slot.establish(&inputs.target(), &lock)?,
+            Trust::Foreign => shadow(cache, instance, linux, &slot)?,
+        }
+        Ok(Workbench { cache, instance, inputs, slot, lock, trust })
+    }
+
+    /// The source, with the patches that were applied last.
+    pub fn src(&self) -> PathBuf {
+        self.slot.src()
+    }
+
+    /// make's output folder.
+    pub fn out(&self) -> PathBuf {
+        self.slot.out()
+    }
+
+    /// A folder that programs in the sandbox see where it is.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn scratch(&self) -> Result<PathBuf> {
+        self.slot.scratch()
+    }
+
+    /// Makes the source that of the series' first patches.
+    ///
+    /// # Errors
+    /// When one does not apply; names it and the hunk.
+    pub fn apply(&self, patches: &[Patch]) -> Result<()> {
+        self.slot.apply(&[self.inputs.recipe.patches.as_slice(), patches].concat())
+    }
+
+    /// make's command line here; standard input must stay the lock.
+    ///
+    /// # Errors
+    /// When there is no sandbox to be had.
+    pub fn make(&self) -> Result<Command> {
+        let mut command = self.slot.make(&self.inputs.toolchain, &self.inputs.recipe.variables)?.command()?;
+        command.stdin(self.lock.as_stdin()?);
+        Ok(command)
+    }
+
+    /// Another program, in the same sandbox.
+    ///
+    /// # Errors
+    /// When there is no sandbox to be had.
+    pub fn program(&self, program: &str) -> Result<Command> {
+        let mut make = self.slot.make(&self.inputs.toolchain, &[])?;
+        make.program = program.into();
+        let mut command = make.bare()?;
+        command.stdin(self.lock.as_stdin()?);
+        Ok(command)
+    }
+
+    /// The source, where programs in the sandbox see it.
+    pub fn seen_src(&self) -> PathBuf {
+        self.slot.seen_src()
+    }
+
+    /// Builds the kernel with the whole series.
+    ///
+    /// # Errors
+    /// As [`build`].
+    pub fn build(&self, patches: &[PathBuf]) -> Result<Kernel> {
+        let (instance, linux) = (self.instance, self.inputs.linux.as_deref());
+        let request = BuildRequest { instance, linux, patches, trust: self.trust };
+        let inputs = Inputs::read(self.cache, &request)?;
+        let place = artifact::place(self.cache, instance.kernel_name(), &inputs.key)?;
+        match artifact::load(&place) {
+            Some(kernel) => Ok(kernel),
+            None => build_in(self.cache, &request, &inputs, &self.slot, &self.lock),
+        }
+    }
 }
 
 fn load_patches(instance: &Instance, more: &[PathBuf]) -> Result<Vec<Patch>> {
@@ -173,7 +342,7 @@ fn find_source(cache: &Cache, instance: &Instance, linux: Option<&Path>) -> Resu
 }
 
 fn release(out: &Path) -> Result<String> {
-    let path = out.join("include/config/kernel.release");
+    let path = artifact::inside(out, "include/config/kernel.release")?;
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(text.trim().to_string())
 }
@@ -181,7 +350,8 @@ fn release(out: &Path) -> Result<String> {
 /// A build folder that holds a given kernel, and stays so while this lives.
 pub struct ModuleBuild {
     make: Make,
-    out: PathBuf,
+    /// The build folder, where make sees it.
+    seen_out: PathBuf,
     scratch: PathBuf,
     lock: Lock,
 }
@@ -193,7 +363,7 @@ impl ModuleBuild {
     /// # Errors
     /// When the lock cannot be handed on.
     pub fn make(&self) -> Result<Command> {
-        let mut command = self.make.command();
+        let mut command = self.make.command()?;
         command.stdin(self.lock.as_stdin()?);
         Ok(command)
     }
@@ -204,10 +374,10 @@ impl ModuleBuild {
     /// # Errors
     /// When the lock cannot be handed on.
     pub fn plain_make(&self, folder: &Path) -> Result<Command> {
-        let mut command = proc::dies_with_us("TERM", &self.make.program);
-        command.arg("-C").arg(folder).arg(format!("KDIR={}", self.out.display()));
+        let mut command = self.make.bare()?;
+        command.arg("-C").arg(folder).arg(format!("KDIR={}", self.seen_out.display()));
         command.args(self.make.args.iter().filter(|arg| arg.starts_with("LLVM=")));
-        command.env_clear().envs(self.make.env.iter().cloned()).stdin(self.lock.as_stdin()?);
+        command.stdin(self.lock.as_stdin()?);
         Ok(command)
     }
 
@@ -227,7 +397,12 @@ impl Kernel {
         let (manifest, recipe) = (&self.manifest, &self.manifest.recipe);
         setup::ensure(cache, &[Need::Kernel])?;
         let toolchain = Toolchain::find(cache)?;
-        let slot = Slot::new(cache, manifest.instance.kernel_name(), manifest.linux.as_deref())?;
+        let slot = Slot::new(
+            cache,
+            manifest.instance.kernel_name(),
+            manifest.linux.as_deref(),
+            manifest.trust,
+        )?;
         let source = match &manifest.linux {
             Some(dir) => source::folder(cache, dir)?,
             None => {
@@ -247,8 +422,11 @@ impl Kernel {
         let options = Options::new();
         let target =
             Target { key: &self.key, recipe, options: &options, source: &source, toolchain: &toolchain };
+        if manifest.trust == Trust::Foreign && !slot.holds(&self.key) {
+            shadow(cache, &manifest.instance, manifest.linux.as_deref(), &slot)?;
+        }
         slot.establish(&target, &lock)?;
         let make = slot.make(&toolchain, &recipe.variables)?;
-        Ok(ModuleBuild { make, out: slot.out(), scratch: slot.scratch()?, lock })
+        Ok(ModuleBuild { make, seen_out: slot.seen_out(), scratch: slot.scratch()?, lock })
     }
 }

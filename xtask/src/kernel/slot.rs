@@ -19,14 +19,19 @@ use std::{
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use xshell::cmd;
 
-use super::INSTRUMENTS;
-use super::make::{self, Make, Show};
+use super::{
+    INSTRUMENTS, Trust,
+    make::{self, Make, Show},
+};
 use crate::{
     config::{self, Options},
     lock::Lock,
-    patch,
+    patch::{self, Patch},
     paths::{Cache, make_dir, write_whole},
+    proc,
+    sandbox::{self, Sandbox},
     source::Source,
     tools::Toolchain,
     tree::{self, How, Listing},
@@ -42,7 +47,11 @@ pub struct Slot {
     /// Its name below `build/`.
     pub name: String,
     dir: PathBuf,
-    ccache: PathBuf,
+    /// Where make sees it: builds of foreign patches see it at the place of the slot that theirs is a copy of, so that what
+    /// is compiled there is up to date here.
+    seen: PathBuf,
+    trust: Trust,
+    cache: PathBuf,
 }
 
 /// What `out` holds.
@@ -85,7 +94,7 @@ impl Slot {
     ///
     /// # Errors
     /// When its folder cannot be made.
-    pub fn new(cache: &Cache, instance: &str, linux: Option<&Path>) -> Result<Slot> {
+    pub fn new(cache: &Cache, instance: &str, linux: Option<&Path>, trust: Trust) -> Result<Slot> {
         let name = match linux {
             None => instance.to_string(),
             Some(tree) => {
@@ -93,8 +102,38 @@ impl Slot {
                 format!("{instance}-{}", &hash[..8])
             }
         };
-        let dir = make_dir(&cache.dir("build")?.join(&name))?;
-        Ok(Slot { name, dir, ccache: cache.root().join("ccache") })
+        let builds = cache.dir("build")?;
+        let seen = builds.join(&name);
+        let name = if trust == Trust::Foreign { format!("{name}-foreign") } else { name };
+        let dir = make_dir(&builds.join(&name))?;
+        Ok(Slot { name, dir, seen, trust, cache: cache.root().to_owned() })
+    }
+
+    /// Makes this slot a copy of another, whose lock is held.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn copy(&self, other: &Slot) -> Result<()> {
+        self.forget("stamp.json")?;
+        for folder in ["src", "out", "patched"] {
+            match fs::remove_dir_all(self.dir.join(folder)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot empty {}", self.dir.display()));
+                }
+                _ => {}
+            }
+        }
+        let shell = proc::shell()?;
+        let (from, to) = (&other.dir, &self.dir);
+        // Sources are only ever replaced; objects are written in place.
+        proc::read(cmd!(shell, "timeout 600 cp -al {from}/src {to}/src"))?;
+        proc::read(cmd!(shell, "timeout 600 cp -a --reflink=auto {from}/out {to}/out"))?;
+        for name in ["source.json", "configured.json", "stamp.json"] {
+            if let Ok(bytes) = fs::read(from.join(name)) {
+                write_whole(&to.join(name), &bytes)?;
+            }
+        }
+        Ok(())
     }
 
     /// The private source copy.
@@ -105,6 +144,16 @@ impl Slot {
     /// make's output folder.
     pub fn out(&self) -> PathBuf {
         self.dir.join("out")
+    }
+
+    /// [`Slot::src`], where make sees it.
+    pub fn seen_src(&self) -> PathBuf {
+        self.seen.join("src")
+    }
+
+    /// [`Slot::out`], where make sees it.
+    pub fn seen_out(&self) -> PathBuf {
+        self.seen.join("out")
     }
 
     /// A folder for whoever builds against this one.
@@ -134,9 +183,42 @@ impl Slot {
     /// When a folder cannot be made.
     pub fn make(&self, toolchain: &Toolchain, variables: &[String]) -> Result<Make> {
         let all = [toolchain.make_variables(), variables.to_vec()].concat();
-        let mut make = Make::new(&self.src(), &self.out(), &all, &self.ccache)?;
+        let mut make = Make::new(&self.seen_src(), &self.seen_out(), &all, &self.cache.join("ccache"))?;
         make.env.push(("LIBCLANG_PATH".to_string(), toolchain.libclang()));
+        if self.trust == Trust::Foreign {
+            // What a stranger's makefile leaves in the compiler's cache would be found by the next build.
+            let own = [("CCACHE_READONLY", "1"), ("CCACHE_TEMPDIR", "/tmp"), ("TMPDIR", "/tmp"), ("HOME", "/tmp")];
+            make.env.retain(|(name, _)| own.iter().all(|(other, _)| name != other));
+            make.env.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            make.sandbox = Some(self.sandbox()?);
+        }
         Ok(make)
+    }
+
+    /// What a stranger's makefile sees: compilers and the sources, and only the build folder to write into.
+    fn sandbox(&self) -> Result<Sandbox> {
+        let scratch = self.scratch()?;
+        Ok(Sandbox {
+            read: vec![self.cache.join("tools"), make_dir(&self.cache.join("ccache"))?, self.dir.clone()],
+            bind: vec![(self.src(), self.seen_src())],
+            write: vec![(self.out(), self.seen_out()), (scratch.clone(), scratch)],
+            limits: sandbox::Limits::default(),
+        })
+    }
+
+    /// Whether it holds the kernel of a key.
+    pub fn holds(&self, key: &str) -> bool {
+        self.read("stamp.json").is_some_and(|stamp: Stamp| stamp.key == key)
+    }
+
+    /// Makes the source that of some patches, whatever it was.
+    ///
+    /// # Errors
+    /// When one does not apply.
+    pub fn apply(&self, patches: &[Patch]) -> Result<()> {
+        self.forget("stamp.json")?;
+        patch::restore(&self.src(), &self.dir.join("patched"))?;
+        patch::apply(&self.src(), &self.dir.join("patched"), patches)
     }
 
     /// Makes the slot hold a kernel, doing no more than is needed for that.
@@ -144,7 +226,7 @@ impl Slot {
     /// # Errors
     /// When a patch does not apply, an option does not survive, or make fails.
     pub fn establish(&self, target: &Target<'_>, lock: &Lock) -> Result<()> {
-        if self.read("stamp.json").is_some_and(|stamp: Stamp| stamp.key == target.key) {
+        if self.holds(target.key) {
             return Ok(());
         }
         self.forget("stamp.json")?;
@@ -288,7 +370,7 @@ mod tests {
     fn trees_of_the_user_get_slots_of_their_own_that_stay() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::at(folder.path()).unwrap();
-        let name = |linux: Option<&str>| Slot::new(&cache, "kasan-6.12", linux.map(Path::new)).unwrap().name;
+        let name = |linux: Option<&str>| Slot::new(&cache, "kasan-6.12", linux.map(Path::new), Trust::Own).unwrap().name;
         assert_eq!(name(None), "kasan-6.12");
         assert_eq!(name(Some("/src/linux")), name(Some("/src/linux")));
         assert_ne!(name(Some("/src/linux")), name(Some("/src/other")));

@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{
+    Trust,
     artifact::{FORMAT, Recipe},
     slot::{Slot, Target},
 };
@@ -98,7 +99,7 @@ impl Small {
     }
 
     fn slot(&self) -> Slot {
-        Slot::new(&self.cache(), "small", Some(&self.tree())).unwrap()
+        Slot::new(&self.cache(), "small", Some(&self.tree()), Trust::Own).unwrap()
     }
 
     /// Brings the slot to a kernel with these patches; says what `vmlinux` then is.

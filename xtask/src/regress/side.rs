@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::{
     bisect::git::History,
     guest::{self, Machine, Shape},
-    kernel::{self, BuildRequest},
+    kernel::{self, BuildRequest, Trust},
     matrix,
     paths::Cache,
     prepare, usage,
@@ -75,22 +75,31 @@ pub fn build(
         }
         _ => None,
     };
-    let instance = matrix::instance(&spec.instance)?;
     if let Some(missing) = spec.patches.iter().find(|patch| !patch.is_file()) {
         return Err(usage!("{text}: there is no patch {}", missing.display()));
     }
-    eprintln!("kernel {text}");
-    let request = BuildRequest { instance: &instance, linux: tree.as_deref(), patches: &spec.patches };
-    let kernel = kernel::build(cache, &request)?;
+    let instance = matrix::instance(&spec.instance)?;
+    let (linux, patches) = (tree.as_deref(), spec.patches.as_slice());
+    of(cache, text, &BuildRequest { instance: &instance, linux, patches, trust: Trust::Own }, workload)
+}
+
+/// Builds what is asked for, called `name`.
+///
+/// # Errors
+/// When it does not build.
+pub fn of(cache: &Cache, name: &str, request: &BuildRequest<'_>, workload: &Workload) -> Result<Side> {
+    eprintln!("kernel {name}");
+    let kernel = kernel::build(cache, request)?;
+    let instance = request.instance;
     let shape = Shape { append: instance.append.join(" "), memory_mib: workload.memory_mib, numa_nodes: 1 };
     let recipe = guest::Recipe {
         instance: instance.name.clone(),
         append: String::new(),
-        linux: tree,
-        patches: spec.patches.iter().map(|patch| prepare::keep_patch(cache, patch)).collect::<Result<_>>()?,
+        linux: request.linux.map(Path::to_path_buf),
+        patches: request.patches.iter().map(|patch| prepare::keep_patch(cache, patch)).collect::<Result<_>>()?,
     };
     let machine = guest::machine(cache, &kernel, &shape, recipe)?;
-    Ok(Side { name: text.to_owned(), release: kernel.release.clone(), machine })
+    Ok(Side { name: name.to_owned(), release: kernel.release.clone(), machine })
 }
 
 /// An option that two kernels do not have alike.

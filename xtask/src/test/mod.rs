@@ -26,6 +26,7 @@ use self::checks::{Checks, Tally};
 use crate::{
     accel::AccelChoice,
     exit::{self, Exit, Outcome},
+    kernel::Trust,
     paths,
     prepare::{self, Engine, INSTANCE, MachineArgs, Prepared},
 };
@@ -128,6 +129,7 @@ fn prepare(instance: &str) -> Result<Prepared> {
         engine: Engine::Det,
         accel: AccelChoice::Auto,
         jobs: None,
+        trust: Trust::Own,
     };
     let prepared = prepare::prepare(&args)?;
     eprintln!("machine {}: {}", prepared.machine.config.key, prepare::phases_text(&prepared.phases));

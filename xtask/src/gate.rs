@@ -1,0 +1,459 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask gate`: a verdict on a patch series. The kernel with it is compared with the kernel without it, step by step,
+//! so that an old bug is never blamed on the series; guests run under the deterministic engine, so that the same series on
+//! the same base gets the same verdict on any host.
+
+mod b4;
+#[cfg(test)]
+mod example;
+mod github;
+mod guests;
+mod html;
+mod hygiene;
+mod junit;
+mod kcidb;
+mod ktap;
+mod outcome;
+mod scenario;
+mod series;
+mod speed;
+mod text;
+mod view;
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use ::fuzz::corpus;
+use anyhow::Result;
+use clap::Args;
+use harness::{machine::MachineError, plain};
+
+use self::{
+    guests::Task,
+    outcome::{Check, KernelInfo, Outcome, Status, Step, Verdict},
+    series::Series,
+};
+use crate::{
+    accel::AccelChoice,
+    bisect::git::History,
+    exit::{self, Exit, Unfit},
+    kernel::{Kernel, Trust, Workbench, artifact},
+    matrix::{self, Instance},
+    paths::{self, Cache},
+    prepare::{self, Engine, INSTANCE, MachineArgs, Prepared},
+    sandbox, setup,
+    tools::Need,
+    usage,
+};
+
+/// Share of the time that is kept for measuring speed, which comes last.
+const SPEED_SHARE: f64 = 0.3;
+
+/// Options of `gate`.
+#[derive(Debug, Args)]
+pub struct GateArgs {
+    /// The series: mail, mailbox or diff; `-` for standard input; repeatable
+    #[arg(long, value_name = "FILE", required_unless_present = "range")]
+    patch: Vec<PathBuf>,
+    /// The series: commits of --linux
+    #[arg(long, value_name = "A..B", conflicts_with_all = ["patch", "base"], requires = "linux")]
+    range: Option<String>,
+    /// What it is for: a kernel tree, only read [default: the instance's own source]
+    #[arg(long, value_name = "TREE")]
+    linux: Option<PathBuf>,
+    /// Revision of the tree, which then is a git repository [default: the tree as it is]
+    #[arg(long, value_name = "REV", requires = "linux")]
+    base: Option<String>,
+    /// Whose configuration is built
+    #[arg(long, default_value = INSTANCE)]
+    instance: String,
+    /// Wall time, the kernel without the series not included; what is not done by then is said
+    #[arg(long, default_value = "15m", value_parser = humantime::parse_duration)]
+    budget: Duration,
+    /// Programs of the campaign
+    #[arg(long, default_value_t = 400)]
+    execs: u64,
+    /// Only these steps: hygiene, build, scenarios, campaign, performance
+    #[arg(long, value_name = "STEP", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Build without a sandbox: the series' makefiles then do what they like
+    #[arg(long)]
+    no_sandbox: bool,
+    /// Guests side by side [default: one a core]
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Where findings are kept [default: gate/NAME-OF-THE-SERIES]; emptied first
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Print everything as one JSON object in place of text
+    #[arg(long)]
+    json: bool,
+    /// Print annotations for GitHub; the summary goes where GITHUB_STEP_SUMMARY says
+    #[arg(long)]
+    github: bool,
+    /// Print what `b4 review` reads
+    #[arg(long, conflicts_with_all = ["json", "github"])]
+    b4: bool,
+    /// Write JUnit's XML
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Write KTAP
+    #[arg(long, value_name = "FILE")]
+    ktap: Option<PathBuf>,
+    /// Write KCIDB's JSON
+    #[arg(long, value_name = "FILE")]
+    kcidb: Option<PathBuf>,
+    /// Write a page
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+/// Runs the subcommand. Exit codes: 0 PASS, 2 FAIL, 4 UNSURE.
+///
+/// # Errors
+/// When the series cannot be read, the kernel without it does not build, or the machine fails.
+pub fn run(args: &GateArgs) -> exit::Outcome {
+    let cache = Cache::open()?;
+    let instance = matrix::instance(&args.instance)?;
+    setup::ensure(&cache, &[Need::Kernel, Need::Vm, Need::Hygiene, Need::Workload])?;
+    let trust = if args.no_sandbox { Trust::Own } else { Trust::Foreign };
+    if trust == Trust::Foreign {
+        sandbox::probe()?;
+    }
+    let (linux, source, series) = inputs(args, &cache, &instance)?;
+    let mut gate = Gate { args, cache, instance, linux, series, trust, began: Instant::now(), steps: Vec::new() };
+    let mut base = gate.prepare(Trust::Own, &[], "")?;
+    // What it takes to have something to compare with is not the series' time.
+    gate.began = Instant::now();
+    let patched = gate.all(&mut base)?;
+    let outcome = gate.outcome(&base, patched, source);
+    show(args, &outcome)?;
+    Ok(match outcome.verdict {
+        Verdict::Pass => Exit::Pass,
+        Verdict::Unsure => Exit::Skipped,
+        Verdict::Fail => Exit::Finding,
+    })
+}
+
+/// The tree that the series is for, what it is called, and the series.
+fn inputs(args: &GateArgs, cache: &Cache, instance: &Instance) -> Result<(Option<PathBuf>, String, Series)> {
+    let Some(users) = &args.linux else {
+        return Ok((None, instance.source.package.clone(), Series::read(cache, &args.patch)?));
+    };
+    let range = args.range.as_deref().map(|range| {
+        range.split_once("..").ok_or_else(|| usage!("--range {range}: wants A..B"))
+    });
+    let range = range.transpose()?;
+    let Some(revision) = range.map(|(from, _)| from).or(args.base.as_deref()) else {
+        return Ok((Some(users.clone()), users.display().to_string(), Series::read(cache, &args.patch)?));
+    };
+    let history = History::open(cache, users)?;
+    let commit = history.resolve(users, revision)?;
+    let series = match range {
+        Some((_, to)) => Series::of_range(cache, &history, &commit, &history.resolve(users, to)?)?,
+        None => Series::read(cache, &args.patch)?,
+    };
+    Ok((Some(history.unpack(&commit)?), commit, series))
+}
+
+/// A gate at work.
+struct Gate<'a> {
+    args: &'a GateArgs,
+    cache: Cache,
+    instance: Instance,
+    linux: Option<PathBuf>,
+    series: Series,
+    trust: Trust,
+    began: Instant,
+    steps: Vec<Step>,
+}
+
+impl Gate<'_> {
+    /// Every step that can be done; the kernel with the series, where it builds.
+    fn all(&mut self, base: &mut Prepared) -> Result<Option<KernelInfo>> {
+        if !self.compile()? {
+            return Ok(None);
+        }
+        let began = Instant::now();
+        let mut patched = match self.prepare(self.trust, &self.series.files(), "") {
+            Ok(patched) => patched,
+            Err(error) if error.chain().any(|cause| cause.is::<Unfit>()) => {
+                let text = format!("the guest modules do not build against it: {}", plain::line(&format!("{error:#}"), 400));
+                self.step("boot", began, vec![guests::check("interface", Status::Unsure, &text)]);
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let info = info(&self.instance, &patched, String::new());
+        if self.wants("scenarios") {
+            self.scenarios(base, &mut patched)?;
+        }
+        if self.wants("campaign") && !self.is_refused() {
+            let began = Instant::now();
+            let task = Task {
+                name: "campaign".to_owned(),
+                seeds: corpus::seeds()?,
+                execs: self.args.execs,
+                leaks: true,
+            };
+            let until = self.until(1.0 - SPEED_SHARE);
+            let checks = guests::checks(&task, base, &mut patched, &self.dir()?.join("campaign"), until);
+            let checks = unless_it_does_not_boot(checks)?;
+            self.step("campaign", began, checks);
+        }
+        if self.wants("performance") && !self.is_refused() {
+            self.performance()?;
+        }
+        Ok(Some(info))
+    }
+
+    fn wants(&self, step: &str) -> bool {
+        self.args.only.is_empty() || self.args.only.iter().any(|only| only == step)
+    }
+
+    /// Something was found that is reason enough: guests that cost minutes add nothing to the verdict.
+    fn is_refused(&self) -> bool {
+        self.steps.iter().any(|step| step.name != "hygiene" && step.status() == Status::Fail)
+    }
+
+    /// When a step must be done that may use the time up to that share.
+    fn until(&self, share: f64) -> Instant {
+        self.began + self.args.budget.mul_f64(share)
+    }
+
+    fn step(&mut self, name: &str, began: Instant, checks: Vec<Check>) {
+        for check in checks.iter().filter(|check| check.status >= Status::Unsure) {
+            eprintln!("gate: {name}: {}: {}", check.name, plain::line(&check.text, 200));
+        }
+        self.steps.push(Step { name: name.to_owned(), checks, seconds: began.elapsed().as_secs_f64() });
+    }
+
+    /// Each patch by itself, then the kernel with the whole series; whether there is one.
+    fn compile(&mut self) -> Result<bool> {
+        let began = Instant::now();
+        let instance = self.instance.clone();
+        let cache = self.cache.clone();
+        let bench = Workbench::open(&cache, &instance, self.linux.as_deref(), self.trust)?;
+        let patches = self.series.patches();
+        for n in 1..=patches.len() {
+            if let Err(error) = bench.apply(&patches[..n]) {
+                let check = refusal(error, "apply")?;
+                self.step("apply", began, vec![Check { patch: Some(n - 1), ..check }]);
+                return Ok(false);
+            }
+        }
+        if self.wants("hygiene") {
+            let checks = hygiene::checks(&bench, &self.series)?;
+            self.step("hygiene", began, checks);
+        }
+        let began = Instant::now();
+        let check = match bench.build(&self.series.files()) {
+            Ok(kernel) => guests::check("kernel", Status::Pass, &kernel.release),
+            Err(error) => refusal(error, "kernel")?,
+        };
+        let builds = check.status == Status::Pass;
+        self.step("build", began, vec![check]);
+        Ok(builds)
+    }
+
+    /// Each scenario, on each instance that is this kernel under other arguments.
+    fn scenarios(&mut self, base: &mut Prepared, patched: &mut Prepared) -> Result<()> {
+        let began = Instant::now();
+        let seeds = scenario::all()?.iter().map(scenario::Scenario::program).collect::<Result<Vec<_>>>()?;
+        let kernel = self.instance.kernel_name().to_owned();
+        let mut checks = Vec::new();
+        let others: Vec<Instance> =
+            matrix::load()?.into_iter().filter(|one| one.kernel_name() == kernel && one.name != self.instance.name).collect();
+        let task = |name: &str| Task {
+            name: name.to_owned(),
+            execs: seeds.len() as u64,
+            seeds: seeds.clone(),
+            leaks: false,
+        };
+        let until = self.until(1.0 - SPEED_SHARE);
+        let dir = self.dir()?;
+        let name = self.instance.name.clone();
+        checks.extend(unless_it_does_not_boot(guests::checks(&task(&name), base, patched, &dir.join(&name), until))?);
+        for other in others {
+            if checks.iter().any(|check: &Check| check.status == Status::Fail) {
+                break;
+            }
+            let own = std::mem::replace(&mut self.instance, other);
+            let pair = self.prepare(Trust::Own, &[], "").and_then(|base| {
+                Ok((base, self.prepare(self.trust, &self.series.files(), "")?))
+            });
+            let other = std::mem::replace(&mut self.instance, own);
+            let (mut base, mut patched) = pair?;
+            let found = guests::checks(&task(&other.name), &mut base, &mut patched, &dir.join(&other.name), until);
+            checks.extend(unless_it_does_not_boot(found)?);
+        }
+        self.step("scenarios", began, checks);
+        Ok(())
+    }
+
+    fn performance(&mut self) -> Result<()> {
+        let began = Instant::now();
+        let checks = match speed::instance(&self.instance)? {
+            None => vec![guests::check("speed", Status::Skip, "the matrix has no instance without debugging on this source")],
+            Some(instance) => speed::checks(
+                &self.cache,
+                &instance,
+                self.linux.clone(),
+                &self.series,
+                self.trust,
+                self.jobs(),
+                self.until(1.0),
+            )?,
+        };
+        self.step("performance", began, checks);
+        Ok(())
+    }
+
+    fn jobs(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        self.args.jobs.unwrap_or(cores).max(1)
+    }
+
+    fn prepare(&self, trust: Trust, patches: &[PathBuf], append: &str) -> Result<Prepared> {
+        prepare::prepare(&MachineArgs {
+            instance: self.instance.name.clone(),
+            linux: self.linux.clone(),
+            patch: patches.to_vec(),
+            append: append.to_owned(),
+            engine: Engine::Det,
+            accel: AccelChoice::Auto,
+            jobs: self.args.jobs,
+            trust,
+        })
+    }
+
+    /// Where findings are kept.
+    fn dir(&self) -> Result<PathBuf> {
+        let dir = self.args.dir.clone().unwrap_or_else(|| Path::new("gate").join(name_of(&self.series)));
+        // What an earlier run found would be found at once, whatever the series is now.
+        if self.steps.iter().all(|step| step.name == "hygiene" || step.name == "build") && dir.exists() {
+            std::fs::remove_dir_all(&dir)?;
+        }
+        paths::make_dir(&dir)
+    }
+
+    fn outcome(self, base: &Prepared, patched: Option<KernelInfo>, source: String) -> Outcome {
+        let (verdict, why) = outcome::verdict(&self.steps);
+        let patched = patched.map(|patched| KernelInfo { source: source.clone(), ..patched });
+        Outcome {
+            patches: self.series.pieces.iter().map(|piece| piece.info.clone()).collect(),
+            base: info(&self.instance, base, source),
+            patched,
+            steps: self.steps,
+            verdict,
+            why,
+            command: command(),
+            seconds: self.began.elapsed().as_secs_f64(),
+        }
+    }
+}
+
+/// An error that the series is to blame for, as a check that failed.
+///
+/// # Errors
+/// Those that it is not to blame for.
+fn refusal(error: anyhow::Error, name: &str) -> Result<Check> {
+    if exit::exit_of(&error) != Exit::Usage && !error.chain().any(|cause| cause.is::<Unfit>()) {
+        return Err(error);
+    }
+    let text = format!("{error:#}");
+    let first = text.lines().find(|line| line.contains("error")).unwrap_or(&text);
+    Ok(Check { detail: plain::block(&text), ..guests::check(name, Status::Fail, &plain::line(first, 300)) })
+}
+
+/// A kernel that does not get ready and says nothing is as bad as one that says why.
+fn unless_it_does_not_boot(checks: Result<Vec<Check>>) -> Result<Vec<Check>> {
+    checks.or_else(|error| match error.downcast_ref::<MachineError>() {
+        Some(MachineError::NotReady { .. }) => Ok(vec![Check {
+            detail: plain::block(&format!("{error:#}")),
+            ..guests::check("boot", Status::Fail, "the kernel with the series does not boot")
+        }]),
+        _ => Err(error),
+    })
+}
+
+fn info(instance: &Instance, prepared: &Prepared, source: String) -> KernelInfo {
+    let kernel = prepared.machine.vmlinux.parent().and_then(artifact::load);
+    let of = |text: &dyn Fn(&Kernel) -> String| kernel.as_ref().map(text).unwrap_or_default();
+    KernelInfo {
+        instance: instance.name.clone(),
+        release: of(&|kernel| kernel.release.clone()),
+        key: of(&|kernel| kernel.key.clone()),
+        source,
+        compiler: of(&|kernel| kernel.manifest.recipe.toolchain.get("clang").cloned().unwrap_or_default()),
+    }
+}
+
+/// A name for a folder: the same series, the same name.
+fn name_of(series: &Series) -> String {
+    let mut hasher = blake3::Hasher::new();
+    series.pieces.iter().for_each(|piece| {
+        hasher.update(piece.patch.diff.as_bytes());
+    });
+    hasher.finalize().to_hex()[..12].to_owned()
+}
+
+/// What was typed, to be typed again.
+fn command() -> String {
+    let words: Vec<String> = std::env::args().skip(1).map(|word| quoted(&word)).collect();
+    format!("cargo xtask {}", words.join(" "))
+}
+
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=+,:@%~".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+fn show(args: &GateArgs, outcome: &Outcome) -> Result<()> {
+    let files: [(&Option<PathBuf>, fn(&Outcome) -> String); 4] = [
+        (&args.junit, junit::render),
+        (&args.ktap, ktap::render),
+        (&args.kcidb, kcidb::render),
+        (&args.html, html::render),
+    ];
+    for (path, render) in files {
+        if let Some(path) = path {
+            paths::write_whole(path, render(outcome).as_bytes())?;
+        }
+    }
+    if args.b4 {
+        println!("{}", b4::render(outcome));
+        return Ok(());
+    }
+    if args.json {
+        println!("{}", serde_json::to_string(outcome)?);
+        return Ok(());
+    }
+    if args.github {
+        print!("{}", github::commands(outcome));
+        if let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY") {
+            let mut text = std::fs::read_to_string(&path).unwrap_or_default();
+            text.push_str(&github::summary(outcome));
+            paths::write_whole(Path::new(&path), text.as_bytes())?;
+        }
+    }
+    print!("{}", text::render(outcome));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_can_be_typed_again() {
+        assert_eq!(quoted("--patch=a/b.patch"), "--patch=a/b.patch");
+        assert_eq!(quoted("it's; rm"), r"'it'\''s; rm'");
+        assert_eq!(quoted(""), "''");
+    }
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What guests show of the series: a campaign that is the same on every host, on the kernel with the series and on the one
+//! without, and for each finding of one what the other does with its program.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use ::fuzz::{
+    config::{LeakScan, Reduce},
+    status::{CampaignEnd, Event},
+};
+use anyhow::{Context, Result, bail};
+use harness::program::Program;
+use serde::{Deserialize, Serialize};
+
+use super::outcome::{Check, Status};
+use crate::{
+    fuzz::{self, Plan, WALK_PROB},
+    paths,
+    prepare::Prepared,
+    rerun::{Rerun, Showing},
+};
+
+/// Runs on the other kernel, each with another delay before one of the threads, after which it is said not to show a bug.
+const RUNS: u32 = 12;
+/// Seed of the campaigns.
+const SEED: u64 = 1;
+/// Programs of the corpus that are run together once more, with a scan for leaked memory.
+const LEAK_SCAN: LeakScan = LeakScan::Corpus(48);
+/// Longest that a finding is made small: the verdict stands by then.
+const REDUCE_MAX: Duration = Duration::from_secs(150);
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// How results call it.
+    pub name: String,
+    /// Programs to begin with.
+    pub seeds: Vec<Program>,
+    /// Programs to execute in all.
+    pub execs: u64,
+    /// Scan for leaked memory, too.
+    pub leaks: bool,
+}
+
+/// A finding, in short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Found {
+    title: String,
+    dir: PathBuf,
+    /// Programs executed until then.
+    execs: u64,
+}
+
+/// What a campaign gave.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Explored {
+    found: Vec<Found>,
+    execs: u64,
+    /// Everything was executed.
+    whole: bool,
+}
+
+/// Runs a task on the kernel with the series and compares with the kernel without.
+///
+/// # Errors
+/// When a guest fails for a reason that is not the kernel's.
+pub fn checks(
+    task: &Task,
+    base: &mut Prepared,
+    patched: &mut Prepared,
+    dir: &Path,
+    until: Instant,
+) -> Result<Vec<Check>> {
+    let began = Instant::now();
+    let old = of_base(task, base, until)?;
+    let mut judged: Vec<(Found, Status)> = Vec::new();
+    let explored = loop {
+        let known: Vec<String> = judged.iter().map(|(found, _)| found.title.clone()).collect();
+        let explored = explore(task, patched, dir, until, &known)?;
+        for found in &explored.found {
+            if !known.contains(&found.title) {
+                let is_old = shows(base, found)?;
+                judged.push((found.clone(), if is_old { Status::Old } else { Status::Fail }));
+            }
+        }
+        let is_over = explored.whole || Instant::now() >= until;
+        // One that is new is enough for a verdict; the time is better spent on making it small, which was done.
+        if is_over || judged.len() == known.len() || judged.iter().any(|(_, status)| *status == Status::Fail) {
+            break explored;
+        }
+    };
+    let mut checks: Vec<Check> = judged.into_iter().map(|(found, status)| finding(task, found, status)).collect();
+    for found in old.found.iter().filter(|old| !explored.found.iter().any(|new| new.title == old.title)) {
+        let status = if shows(patched, found)? { Status::Old } else { Status::Fixed };
+        checks.push(finding(task, found.clone(), status));
+    }
+    let is_decided = checks.iter().any(|check| check.status == Status::Fail);
+    let text = format!("{} of {} programs", explored.execs.min(task.execs), task.execs);
+    let (status, text) = match (explored.whole && old.whole, is_decided) {
+        (true, _) => (Status::Pass, text),
+        (false, true) => (Status::Note, format!("{text}: ended with what it found")),
+        (false, false) => (Status::Unsure, format!("{text}, then the time was over")),
+    };
+    checks.push(Check { seconds: began.elapsed().as_secs_f64(), ..check(&task.name, status, &text) });
+    Ok(checks)
+}
+
+/// A check that says no more than this.
+pub fn check(name: &str, status: Status, text: &str) -> Check {
+    Check {
+        name: name.to_owned(),
+        status,
+        patch: None,
+        text: text.to_owned(),
+        detail: String::new(),
+        place: None,
+        folder: None,
+        seconds: 0.0,
+    }
+}
+
+fn finding(task: &Task, found: Found, status: Status) -> Check {
+    let report = fs::read_to_string(found.dir.join("report.md")).unwrap_or_default();
+    Check {
+        detail: report,
+        folder: Some(found.dir),
+        ..check(&format!("{} after {} programs", task.name, found.execs), status, &found.title)
+    }
+}
+
+/// What the kernel without the series shows: kept, for it does not change.
+fn of_base(task: &Task, base: &mut Prepared, until: Instant) -> Result<Explored> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&sources()?).update(base.machine.config.key.as_bytes());
+    hasher.update(format!("{} {} {} {:?}", task.name, task.execs, task.leaks, task.seeds).as_bytes());
+    let dir = base.cache.dir("gate")?.join(&hasher.finalize().to_hex()[..16]);
+    let done = dir.join("done.json");
+    if let Some(kept) = fs::read(&done).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
+        return Ok(kept);
+    }
+    paths::make_dir(&dir)?;
+    eprintln!("gate: {} on the kernel without the series, kept for the next time", task.name);
+    let (mut known, folder) = (Vec::new(), dir.join("campaign"));
+    loop {
+        let explored = explore(task, base, &folder, until, &known)?;
+        let n_known = known.len();
+        known = explored.found.iter().map(|found| found.title.clone()).collect();
+        if explored.whole {
+            paths::write_whole(&done, &serde_json::to_vec(&explored)?)?;
+        }
+        if explored.whole || known.len() == n_known || Instant::now() >= until {
+            return Ok(explored);
+        }
+    }
+}
+
+/// Everything that a campaign's course depends on, beside its machine.
+fn sources() -> Result<[u8; 32]> {
+    let root = paths::repo_root();
+    let mut files = vec![root.join("Cargo.lock"), root.join("xtask/src/fuzz.rs"), root.join("kconfigs/known.yaml")];
+    for dir in ["fuzz", "harness"] {
+        files.extend(paths::files_below(&root.join(dir), |_| true)?);
+    }
+    files.sort();
+    let mut hasher = blake3::Hasher::new();
+    for path in files {
+        hasher.update(&fs::read(&path).with_context(|| path.display().to_string())?);
+    }
+    Ok(*hasher.finalize().as_bytes())
+}
+
+/// A campaign, or its continuation, to its end, or until a finding that is not known was made small.
+fn explore(task: &Task, prepared: &mut Prepared, dir: &Path, until: Instant, known: &[String]) -> Result<Explored> {
+    let plan = Plan {
+        dir: dir.to_owned(),
+        seed: SEED,
+        time_max: Some(until.saturating_duration_since(Instant::now())),
+        execs_max: Some(task.execs),
+        canary: 0,
+        leak_scan: if task.leaks { LEAK_SCAN } else { LeakScan::Corpus(usize::MAX) },
+        walk_prob: WALK_PROB,
+        reduce: Reduce::Program,
+        seeds: Some(task.seeds.clone()),
+        steady: true,
+    };
+    fuzz::boot(prepared, &plan)?;
+    let stop = AtomicBool::new(false);
+    let halt = || stop.store(true, Ordering::Relaxed);
+    let mut found_at: Option<Instant> = None;
+    let summary = fuzz::campaign(prepared, plan, &stop, &mut |event| match event {
+        Event::NewFinding(note) if !known.contains(&note.title) => {
+            eprintln!("gate: {}: {}", task.name, note.title);
+            found_at.get_or_insert_with(Instant::now);
+            // A boot that shows it needs no program to be made small.
+            if note.n_programs == 0 {
+                halt();
+            }
+        }
+        Event::Minimized(note) | Event::NotAgain(note) if !known.contains(&note.title) => halt(),
+        Event::Status(status) => {
+            if found_at.is_some_and(|at| at.elapsed() > REDUCE_MAX) {
+                halt();
+            }
+            eprintln!("gate: {}: {status}", task.name);
+        }
+        Event::Warning(text) => eprintln!("gate: {}: warning: {text}", task.name),
+        Event::Infrastructure { end, in_a_row } => {
+            eprintln!("gate: {}: infrastructure ({in_a_row} in a row): {end:?}", task.name);
+        }
+        _ => {}
+    })?;
+    if summary.end == CampaignEnd::Infrastructure {
+        bail!("{}: too many failures of the machine in a row", task.name);
+    }
+    let found = summary
+        .findings
+        .iter()
+        .map(|note| Found { title: note.title.clone(), dir: note.dir.clone(), execs: note.execs })
+        .collect();
+    let whole = matches!(summary.end, CampaignEnd::Execs | CampaignEnd::NoBoot);
+    Ok(Explored { found, execs: summary.status.execs, whole })
+}
+
+/// Whether a kernel shows a finding of the other.
+fn shows(on: &mut Prepared, found: &Found) -> Result<bool> {
+    let mut rerun = Rerun::of(on, &found.dir)?;
+    let case = rerun.case.clone();
+    let n_runs = if case.batch.is_empty() { 1 } else { RUNS };
+    let epochs = rerun.epochs(&case, 0..n_runs);
+    let mut same = 0;
+    rerun.run(&epochs, &mut |_, outcome| {
+        match case.judge(&outcome.context("a guest did not answer")?) {
+            Showing::Same(_) => same += 1,
+            Showing::Other(_) | Showing::None => {}
+            Showing::Infrastructure(why) => bail!("a guest failed: {why}"),
+        }
+        Ok(())
+    })?;
+    Ok(same > 0)
+}
