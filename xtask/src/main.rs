@@ -12,6 +12,7 @@ mod distill;
 mod doctor;
 mod exit;
 mod fuzz;
+mod gate;
 mod gdb;
 mod guest;
 mod initramfs;
