@@ -60,6 +60,12 @@ pub fn quote_markdown(text: &str) -> String {
     format!("{fence}text\n{body}{gap}{fence}\n\n")
 }
 
+/// Text within HTML, also within a quoted attribute; line breaks and tabs stay.
+pub fn html(text: &str) -> String {
+    let text = block(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    text.replace('"', "&quot;").replace('\'', "&#39;")
+}
+
 /// Text as lines of at most so many columns; a word that is longer has a line of its own.
 pub fn wrap(text: &str, columns: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
@@ -95,5 +101,6 @@ mod tests {
         assert_eq!(inline_markdown("@all see https://x www.y"), "(at)all see https:\\/\\/x www\\.y");
         assert_eq!(line("\x1b]0;title\x07\u{202e}x\u{9b}2J", 99), "\\u{1b}]0;title\\u{7}\\u{202e}x\\u{9b}2J");
         assert_eq!(line("long line", 4), "long…");
+        assert_eq!(html("<a b='c'>\n\"&\x1b"), "&lt;a b=&#39;c&#39;&gt;\n&quot;&amp;\\u{1b}");
     }
 }

@@ -3,21 +3,20 @@
 //! so that an old bug is never blamed on the series; guests run under the deterministic engine, so that the same series on
 //! the same base gets the same verdict on any host.
 
-mod b4;
-#[cfg(test)]
-mod example;
-mod github;
+pub mod b4;
+pub mod example;
+pub mod github;
 mod guests;
-mod html;
+pub mod html;
 mod hygiene;
-mod junit;
-mod kcidb;
-mod ktap;
-mod outcome;
+pub mod junit;
+pub mod kcidb;
+pub mod ktap;
+pub mod outcome;
 mod scenario;
 mod series;
 mod speed;
-mod text;
+pub mod text;
 mod view;
 
 use std::{

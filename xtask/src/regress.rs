@@ -215,7 +215,9 @@ pub fn run(args: &RegressArgs) -> Outcome {
         "all" => workload::all()?.into_iter().filter(|workload| workload.name != "command").collect(),
         name => vec![workload::find(name)?],
     };
-    if args.command.is_none() && workloads.iter().any(|workload| workload.command.as_deref() == Some("{command}")) {
+    if args.command.is_none()
+        && workloads.iter().any(|workload| workload.command.as_deref() == Some("{command}"))
+    {
         return Err(usage!("workload `{}` runs what --command says", args.workload));
     }
     let cache = Cache::open()?;

@@ -3,7 +3,7 @@
 //!
 //! Debian packages come through apt, in one go. What would conflict with what the user has (QEMU next to newer
 //! tools, a second rustc) is unpacked into a private prefix in the cache instead. bindgen comes through cargo, and
-//! virtme-ng into a Python environment of its own.
+//! virtme-ng into a Python environment of its own; so do the programs that tests of `gate` read its formats with.
 
 use std::{
     fs,
@@ -55,6 +55,9 @@ pub fn ensure(cache: &Cache, needs: &[Need]) -> Result<()> {
     if needs.contains(&Need::Interactive) {
         virtme(cache)?;
     }
+    if needs.contains(&Need::Formats) {
+        format_readers(cache)?;
+    }
     Ok(())
 }
 
@@ -63,7 +66,16 @@ fn is_complete(cache: &Cache, needs: &[Need]) -> bool {
     missing_debian_tools(needs).is_empty()
         && (!has(Need::Vm) || Qemu::find(cache).is_ok())
         && (!has(Need::Kernel) || KernelRust::find(cache).is_some() && tools::find_bindgen(cache).is_some())
-        && (!has(Need::Interactive) || tools::find_virtme(cache).is_some())
+        && !lacks_virtme(cache, needs)
+        && !lacks_format_readers(cache, needs)
+}
+
+fn lacks_virtme(cache: &Cache, needs: &[Need]) -> bool {
+    needs.contains(&Need::Interactive) && tools::find_virtme(cache).is_none()
+}
+
+fn lacks_format_readers(cache: &Cache, needs: &[Need]) -> bool {
+    needs.contains(&Need::Formats) && tools::find_format_readers(cache).is_none()
 }
 
 fn missing_debian_tools(needs: &[Need]) -> Vec<&'static tools::DebianTool> {
@@ -74,11 +86,9 @@ fn missing_debian_tools(needs: &[Need]) -> Vec<&'static tools::DebianTool> {
 fn debian_tools(cache: &Cache, needs: &[Need]) -> Result<()> {
     let missing = missing_debian_tools(needs);
     let mut packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
-    if needs.contains(&Need::Interactive)
-        && tools::find_virtme(cache).is_none()
-        && python_with_venv().is_none()
-    {
-        eprintln!("missing: python3-venv (a Python environment of its own for virtme-ng)");
+    let wants_venv = lacks_virtme(cache, needs) || lacks_format_readers(cache, needs);
+    if wants_venv && python_with_venv().is_none() {
+        eprintln!("missing: python3-venv (Python environments of their own for programs in Python)");
         packages.push("python3-venv");
     }
     for tool in &missing {
@@ -238,21 +248,41 @@ fn virtme(cache: &Cache) -> Result<()> {
     }
     let version = tools::VIRTME_NG;
     eprintln!("installing virtme-ng {version} into a private Python environment (interactive guests)");
-    let python =
-        python_with_venv().ok_or_else(|| anyhow!("no python3 that can make environments (python3-venv)"))?;
-    let venv = cache.dir("tools")?.join("virtme-ng");
-    let shell = proc::shell()?;
-    // Environments cannot be moved: made in place, judged by whether `vng` runs, made anew if it does not.
-    proc::read(cmd!(shell, "timeout 300 {python} -m venv --clear {venv}"))?;
-    let pip = venv.join("bin/pip");
-    proc::read(cmd!(
-        shell,
-        "timeout 900 {pip} install --quiet --disable-pip-version-check virtme-ng=={version}"
-    ))?;
+    let venv = python_environment(cache, "virtme-ng", &[format!("virtme-ng=={version}")])?;
     if tools::find_virtme(cache).is_none() {
         bail!("virtme-ng was installed into {} but does not run", venv.display());
     }
     Ok(())
+}
+
+/// The programs that read what `gate` writes, in an environment of their own.
+fn format_readers(cache: &Cache) -> Result<()> {
+    if tools::find_format_readers(cache).is_some() {
+        return Ok(());
+    }
+    let packages = tools::FORMAT_READERS.map(|(name, version)| format!("{name}=={version}"));
+    eprintln!("installing {} into a private Python environment (tests of gate)", packages.join(", "));
+    let venv = python_environment(cache, "formats", &packages)?;
+    ensure!(
+        tools::find_format_readers(cache).is_some(),
+        "{} were installed into {} but are not found there",
+        packages.join(", "),
+        venv.display()
+    );
+    Ok(())
+}
+
+/// Makes a Python environment with these packages, in place of what may be there.
+fn python_environment(cache: &Cache, name: &str, packages: &[String]) -> Result<PathBuf> {
+    let python =
+        python_with_venv().ok_or_else(|| anyhow!("no python3 that can make environments (python3-venv)"))?;
+    let venv = cache.dir("tools")?.join(name);
+    let shell = proc::shell()?;
+    // Environments cannot be moved: made in place, judged by whether what is in it runs, made anew if it does not.
+    proc::read(cmd!(shell, "timeout 300 {python} -m venv --clear {venv}"))?;
+    let pip = venv.join("bin/pip");
+    proc::read(cmd!(shell, "timeout 900 {pip} install --quiet --disable-pip-version-check {packages...}"))?;
+    Ok(venv)
 }
 
 fn python_with_venv() -> Option<PathBuf> {

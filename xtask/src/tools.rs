@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
+use xshell::cmd;
 
 use crate::{paths::Cache, proc};
 
@@ -20,6 +21,10 @@ pub const LLVM: &str = "19";
 pub const BINDGEN: &str = "0.72.1";
 /// The virtme-ng release.
 pub const VIRTME_NG: &str = "1.42";
+/// The programs that read the formats of `gate`, as packages of Python, and their releases: b4 itself, the schema of
+/// KernelCI's database, a reader of JUnit, and the reader of Markdown that GitHub has.
+pub const FORMAT_READERS: [(&str, &str); 4] =
+    [("b4", "0.16.0"), ("kcidb-io", "141"), ("junitparser", "5.0.3"), ("cmarkgfm", "2025.10.22")];
 
 /// What tools are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -37,10 +42,12 @@ pub enum Need {
     Debug,
     /// Looking at patches as a reviewer does.
     Hygiene,
+    /// Reading what `gate` writes, in its tests.
+    Formats,
 }
 
 impl Need {
-    /// All of them.
+    /// All that users have; [`Need::Formats`] is for tests of the project alone.
     pub const ALL: [Need; 6] =
         [Need::Kernel, Need::Vm, Need::Interactive, Need::Workload, Need::Debug, Need::Hygiene];
 
@@ -53,6 +60,7 @@ impl Need {
             Need::Workload => "regress, gate, bench",
             Need::Debug => "repro --gdb",
             Need::Hygiene => "gate",
+            Need::Formats => "test",
         }
     }
 }
@@ -298,6 +306,16 @@ pub fn find_virtme(cache: &Cache) -> Option<PathBuf> {
     [Some(own), proc::which("vng")].into_iter().flatten().find(|vng| proc::version(vng).is_some())
 }
 
+/// The Python that has [`FORMAT_READERS`], all of them of the releases we want.
+pub fn find_format_readers(cache: &Cache) -> Option<PathBuf> {
+    let python = cache.root().join("tools/formats/bin/python");
+    let names = FORMAT_READERS.map(|(name, _)| name);
+    let script = "import sys, importlib.metadata as m\nfor name in sys.argv[1:]: print(m.version(name))";
+    let shell = proc::shell().ok()?;
+    let versions = proc::read(cmd!(shell, "timeout 60 {python} -c {script} {names...}")).ok()?;
+    versions.lines().eq(FORMAT_READERS.iter().map(|(_, version)| *version)).then_some(python)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,6 +337,7 @@ mod tests {
         let private = cache.root().join("tools");
         assert!(KernelRust::find(&cache).is_none_or(|rust| !rust.rustc.starts_with(&private)));
         assert!(find_virtme(&cache).is_none_or(|vng| !vng.starts_with(&private)));
+        assert_eq!(find_format_readers(&cache), None);
         assert!(missing("bindgen").to_string().contains("cargo xtask setup"));
     }
 }

@@ -31,6 +31,8 @@ const RUNS: u32 = 12;
 const SEED: u64 = 1;
 /// Programs of the corpus that are run together once more, with a scan for leaked memory.
 const LEAK_SCAN: LeakScan = LeakScan::Corpus(48);
+/// How often a campaign under way is told of.
+const TELL_EVERY: Duration = Duration::from_secs(15);
 /// Longest that a finding is made small: the verdict stands by then.
 const REDUCE_MAX: Duration = Duration::from_secs(150);
 
@@ -192,6 +194,7 @@ fn explore(task: &Task, prepared: &mut Prepared, dir: &Path, until: Instant, kno
     let stop = AtomicBool::new(false);
     let halt = || stop.store(true, Ordering::Relaxed);
     let mut found_at: Option<Instant> = None;
+    let mut told = Instant::now();
     let summary = fuzz::campaign(prepared, plan, &stop, &mut |event| match event {
         Event::NewFinding(note) if !known.contains(&note.title) => {
             eprintln!("gate: {}: {}", task.name, note.title);
@@ -206,7 +209,10 @@ fn explore(task: &Task, prepared: &mut Prepared, dir: &Path, until: Instant, kno
             if found_at.is_some_and(|at| at.elapsed() > REDUCE_MAX) {
                 halt();
             }
-            eprintln!("gate: {}: {status}", task.name);
+            if told.elapsed() >= TELL_EVERY {
+                told = Instant::now();
+                eprintln!("gate: {}: {status}", task.name);
+            }
         }
         Event::Warning(text) => eprintln!("gate: {}: warning: {text}", task.name),
         Event::Infrastructure { end, in_a_row } => {

@@ -32,7 +32,8 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 /// # Errors
 /// When a plot cannot be drawn.
 pub fn page(reports: &[Report]) -> Result<String> {
-    let title = |report: &Report| escape(&format!("{}: {}", report.workload, text::word(report.verdict)));
+    let title =
+        |report: &Report| plain::html(&format!("{}: {}", report.workload, text::word(report.verdict)));
     let mut out = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{}</title>\n<style>body {{ font: 15px \
          sans-serif; margin: 2em; max-width: 90em }} pre {{ overflow-x: auto }} .plots {{ display: flex; flex-wrap: \
@@ -44,15 +45,18 @@ pub fn page(reports: &[Report]) -> Result<String> {
             out,
             "<h1>{}</h1>\n<p><b class=\"a\">a: {}</b> · <b class=\"b\">b: {}</b></p>\n<pre>{}</pre>",
             title(report),
-            escape(&report.kernels[0].0),
-            escape(&report.kernels[1].0),
-            escape(&text::table(report)),
+            plain::html(&report.kernels[0].0),
+            plain::html(&report.kernels[1].0),
+            plain::html(&text::table(report)),
         );
         for measured in &report.measured {
             let _ = writeln!(out, "<div class=\"plots\">");
             for (caption, svg) in plots(measured)? {
-                let _ =
-                    writeln!(out, "<figure><figcaption>{}</figcaption>\n{svg}</figure>", escape(&caption));
+                let _ = writeln!(
+                    out,
+                    "<figure><figcaption>{}</figcaption>\n{svg}</figure>",
+                    plain::html(&caption)
+                );
             }
             let _ = writeln!(out, "</div>");
         }
@@ -183,8 +187,4 @@ fn histogram(latencies: &[Vec<f64>; 2]) -> Result<String> {
         }
         Ok(())
     })
-}
-
-fn escape(text: &str) -> String {
-    plain::block(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -10,6 +10,7 @@ mod canaries;
 mod checks;
 mod cli;
 mod det;
+mod gate_formats;
 mod machines;
 mod ops;
 mod regress;
@@ -76,6 +77,7 @@ fn run_parts(args: &TestArgs, tally: &mut Tally) -> Result<()> {
         rust::ensure_components()?;
     }
     tally.part("rust", only, rust::run);
+    tally.part("gate", only, gate_formats::run);
     let of_instance =
         [cli::NAMES, det::NAMES, machines::NAMES, ops::NAMES, canaries::NAMES, campaign::NAMES].concat();
     if Checks::any(only, &of_instance) {
