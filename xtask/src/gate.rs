@@ -122,7 +122,8 @@ pub fn run(args: &GateArgs) -> exit::Outcome {
         sandbox::probe()?;
     }
     let (linux, source, series) = inputs(args, &cache, &instance)?;
-    let mut gate = Gate { args, cache, instance, linux, series, trust, began: Instant::now(), steps: Vec::new() };
+    let mut gate =
+        Gate { args, cache, instance, linux, series, trust, began: Instant::now(), steps: Vec::new() };
     let mut base = gate.prepare(Trust::Own, &[], "")?;
     // What it takes to have something to compare with is not the series' time.
     gate.began = Instant::now();
@@ -141,9 +142,10 @@ fn inputs(args: &GateArgs, cache: &Cache, instance: &Instance) -> Result<(Option
     let Some(users) = &args.linux else {
         return Ok((None, instance.source.package.clone(), Series::read(cache, &args.patch)?));
     };
-    let range = args.range.as_deref().map(|range| {
-        range.split_once("..").ok_or_else(|| usage!("--range {range}: wants A..B"))
-    });
+    let range = args
+        .range
+        .as_deref()
+        .map(|range| range.split_once("..").ok_or_else(|| usage!("--range {range}: wants A..B")));
     let range = range.transpose()?;
     let Some(revision) = range.map(|(from, _)| from).or(args.base.as_deref()) else {
         return Ok((Some(users.clone()), users.display().to_string(), Series::read(cache, &args.patch)?));
@@ -179,7 +181,10 @@ impl Gate<'_> {
         let mut patched = match self.prepare(self.trust, &self.series.files(), "") {
             Ok(patched) => patched,
             Err(error) if error.chain().any(|cause| cause.is::<Unfit>()) => {
-                let text = format!("the guest modules do not build against it: {}", plain::line(&format!("{error:#}"), 400));
+                let text = format!(
+                    "the guest modules do not build against it: {}",
+                    plain::line(&format!("{error:#}"), 400)
+                );
                 self.step("boot", began, vec![guests::check("interface", Status::Unsure, &text)]);
                 return Ok(None);
             }
@@ -260,11 +265,16 @@ impl Gate<'_> {
     /// Each scenario, on each instance that is this kernel under other arguments.
     fn scenarios(&mut self, base: &mut Prepared, patched: &mut Prepared) -> Result<()> {
         let began = Instant::now();
-        let seeds = scenario::all()?.iter().map(scenario::Scenario::program).collect::<Result<Vec<_>>>()?;
+        let scenarios = scenario::all()?;
+        let seeds = scenarios.iter().map(scenario::Scenario::program).collect::<Result<Vec<_>>>()?;
+        let lines = scenarios.iter().map(|scenario| format!("{}: {}\n", scenario.name, scenario.what));
+        let what: String = lines.collect();
         let kernel = self.instance.kernel_name().to_owned();
         let mut checks = Vec::new();
-        let others: Vec<Instance> =
-            matrix::load()?.into_iter().filter(|one| one.kernel_name() == kernel && one.name != self.instance.name).collect();
+        let others: Vec<Instance> = matrix::load()?
+            .into_iter()
+            .filter(|one| one.kernel_name() == kernel && one.name != self.instance.name)
+            .collect();
         let task = |name: &str| Task {
             name: name.to_owned(),
             execs: seeds.len() as u64,
@@ -274,20 +284,31 @@ impl Gate<'_> {
         let until = self.until(1.0 - SPEED_SHARE);
         let dir = self.dir()?;
         let name = self.instance.name.clone();
-        checks.extend(unless_it_does_not_boot(guests::checks(&task(&name), base, patched, &dir.join(&name), until))?);
+        checks.extend(unless_it_does_not_boot(guests::checks(
+            &task(&name),
+            base,
+            patched,
+            &dir.join(&name),
+            until,
+        ))?);
         for other in others {
             if checks.iter().any(|check: &Check| check.status == Status::Fail) {
                 break;
             }
             let own = std::mem::replace(&mut self.instance, other);
-            let pair = self.prepare(Trust::Own, &[], "").and_then(|base| {
-                Ok((base, self.prepare(self.trust, &self.series.files(), "")?))
-            });
+            let pair = self
+                .prepare(Trust::Own, &[], "")
+                .and_then(|base| Ok((base, self.prepare(self.trust, &self.series.files(), "")?)));
             let other = std::mem::replace(&mut self.instance, own);
             let (mut base, mut patched) = pair?;
-            let found = guests::checks(&task(&other.name), &mut base, &mut patched, &dir.join(&other.name), until);
+            let found =
+                guests::checks(&task(&other.name), &mut base, &mut patched, &dir.join(&other.name), until);
             checks.extend(unless_it_does_not_boot(found)?);
         }
+        checks
+            .iter_mut()
+            .filter(|check| check.status == Status::Pass)
+            .for_each(|check| check.detail.clone_from(&what));
         self.step("scenarios", began, checks);
         Ok(())
     }
@@ -295,7 +316,11 @@ impl Gate<'_> {
     fn performance(&mut self) -> Result<()> {
         let began = Instant::now();
         let checks = match speed::instance(&self.instance)? {
-            None => vec![guests::check("speed", Status::Skip, "the matrix has no instance without debugging on this source")],
+            None => vec![guests::check(
+                "speed",
+                Status::Skip,
+                "the matrix has no instance without debugging on this source",
+            )],
             Some(instance) => speed::checks(
                 &self.cache,
                 &instance,
@@ -414,17 +439,14 @@ fn quoted(word: &str) -> String {
 }
 
 fn show(args: &GateArgs, outcome: &Outcome) -> Result<()> {
-    let files: [(&Option<PathBuf>, fn(&Outcome) -> String); 4] = [
-        (&args.junit, junit::render),
-        (&args.ktap, ktap::render),
-        (&args.kcidb, kcidb::render),
-        (&args.html, html::render),
-    ];
-    for (path, render) in files {
-        if let Some(path) = path {
-            paths::write_whole(path, render(outcome).as_bytes())?;
-        }
-    }
+    let write = |path: &Option<PathBuf>, render: fn(&Outcome) -> String| match path {
+        Some(path) => paths::write_whole(path, render(outcome).as_bytes()),
+        None => Ok(()),
+    };
+    write(&args.junit, junit::render)?;
+    write(&args.ktap, ktap::render)?;
+    write(&args.kcidb, kcidb::render)?;
+    write(&args.html, html::render)?;
     if args.b4 {
         println!("{}", b4::render(outcome));
         return Ok(());

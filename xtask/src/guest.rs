@@ -260,7 +260,8 @@ fn build_modules(
     MODULES
         .iter()
         .map(|name| {
-            let (from, to) = (artifact::inside(&folder, &format!("{name}.ko"))?, dir.join(format!("{name}.ko")));
+            let (from, to) =
+                (artifact::inside(&folder, &format!("{name}.ko"))?, dir.join(format!("{name}.ko")));
             fs::copy(&from, &to).with_context(|| from.display().to_string())?;
             Ok(to)
         })

@@ -71,7 +71,6 @@ pub fn is_mail(text: &str) -> bool {
         || text.lines().take_while(|line| !line.starts_with("diff ")).any(is_encoding_header)
 }
 
-
 fn is_encoding_header(line: &str) -> bool {
     let line = line.to_ascii_lowercase();
     line.strip_prefix("content-transfer-encoding:")

@@ -92,11 +92,13 @@ pub fn checks(
         }
         let is_over = explored.whole || Instant::now() >= until;
         // One that is new is enough for a verdict; the time is better spent on making it small, which was done.
-        if is_over || judged.len() == known.len() || judged.iter().any(|(_, status)| *status == Status::Fail) {
+        if is_over || judged.len() == known.len() || judged.iter().any(|(_, status)| *status == Status::Fail)
+        {
             break explored;
         }
     };
-    let mut checks: Vec<Check> = judged.into_iter().map(|(found, status)| finding(task, found, status)).collect();
+    let mut checks: Vec<Check> =
+        judged.into_iter().map(|(found, status)| finding(task, found, status)).collect();
     for found in old.found.iter().filter(|old| !explored.found.iter().any(|new| new.title == old.title)) {
         let status = if shows(patched, found)? { Status::Old } else { Status::Fixed };
         checks.push(finding(task, found.clone(), status));
@@ -164,7 +166,8 @@ fn of_base(task: &Task, base: &mut Prepared, until: Instant) -> Result<Explored>
 /// Everything that a campaign's course depends on, beside its machine.
 fn sources() -> Result<[u8; 32]> {
     let root = paths::repo_root();
-    let mut files = vec![root.join("Cargo.lock"), root.join("xtask/src/fuzz.rs"), root.join("kconfigs/known.yaml")];
+    let mut files =
+        vec![root.join("Cargo.lock"), root.join("xtask/src/fuzz.rs"), root.join("kconfigs/known.yaml")];
     for dir in ["fuzz", "harness"] {
         files.extend(paths::files_below(&root.join(dir), |_| true)?);
     }
@@ -177,7 +180,13 @@ fn sources() -> Result<[u8; 32]> {
 }
 
 /// A campaign, or its continuation, to its end, or until a finding that is not known was made small.
-fn explore(task: &Task, prepared: &mut Prepared, dir: &Path, until: Instant, known: &[String]) -> Result<Explored> {
+fn explore(
+    task: &Task,
+    prepared: &mut Prepared,
+    dir: &Path,
+    until: Instant,
+    known: &[String],
+) -> Result<Explored> {
     let plan = Plan {
         dir: dir.to_owned(),
         seed: SEED,

@@ -2,14 +2,7 @@
 //! What a reviewer's tools say of each patch: compiler warnings of `W=1`, sparse, clippy, kernel-doc, checkpatch. Only what
 //! the tree before the patch does not say counts.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::Path,
-    process::Command,
-    sync::LazyLock,
-    time::Instant,
-};
+use std::{collections::BTreeSet, fs, path::Path, process::Command, sync::LazyLock, time::Instant};
 
 use anyhow::{Context, Result};
 use harness::plain;
@@ -50,7 +43,7 @@ pub fn checks(bench: &Workbench<'_>, series: &Series) -> Result<Vec<Check>> {
     let patches = series.patches();
     let mut known = Known::default();
     bench.apply(&[])?;
-    let all: Vec<&str> = series.pieces.iter().flat_map(|piece| files(piece)).collect();
+    let all: Vec<&str> = series.pieces.iter().flat_map(files).collect();
     known.learn(compile(bench, &objects(bench, &all)?)?.said);
     known.learn(kernel_doc(bench, &all)?);
     for (nth, piece) in series.pieces.iter().enumerate() {
@@ -70,7 +63,10 @@ pub fn checks(bench: &Workbench<'_>, series: &Series) -> Result<Vec<Check>> {
         if of_patch.iter().all(|check| check.status < Status::Unsure) {
             let names = compiled.join(" ");
             let text = if names.is_empty() { "nothing of it is compiled here".to_owned() } else { names };
-            of_patch.push(Check { seconds: began.elapsed().as_secs_f64(), ..check(nth, "patch", Status::Pass, &text) });
+            of_patch.push(Check {
+                seconds: began.elapsed().as_secs_f64(),
+                ..check(nth, "patch", Status::Pass, &text)
+            });
         }
         checks.extend(of_patch);
     }
@@ -132,7 +128,10 @@ fn objects(bench: &Workbench<'_>, files: &[&str]) -> Result<Vec<String>> {
             }
         } else if let Some(header) = file.strip_suffix(".h") {
             objects.extend(includers(&out, &format!("{header}.h"))?);
-        } else if file.ends_with(".rs") && file.starts_with("rust/kernel/") && out.join("rust/kernel.o").is_file() {
+        } else if file.ends_with(".rs")
+            && file.starts_with("rust/kernel/")
+            && out.join("rust/kernel.o").is_file()
+        {
             objects.insert("rust/kernel.o".to_owned());
         }
     }
@@ -151,7 +150,9 @@ fn includers(out: &Path, header: &str) -> Result<Vec<String>> {
         records.sort();
         for record in records {
             let name = record.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let Some(object) = name.strip_prefix('.').and_then(|name| name.strip_suffix(".o.cmd")) else { continue };
+            let Some(object) = name.strip_prefix('.').and_then(|name| name.strip_suffix(".o.cmd")) else {
+                continue;
+            };
             if found.len() >= INCLUDERS_MAX {
                 return Ok(found);
             }
@@ -198,7 +199,8 @@ fn kernel_doc(bench: &Workbench<'_>, files: &[&str]) -> Result<Vec<Said>> {
     }
     let seen = bench.seen_src();
     let first = fs::read_to_string(&script).unwrap_or_default();
-    let interpreter = if first.lines().next().is_some_and(|line| line.contains("perl")) { "perl" } else { "python3" };
+    let interpreter =
+        if first.lines().next().is_some_and(|line| line.contains("perl")) { "perl" } else { "python3" };
     let mut command = bench.program(interpreter)?;
     command.arg(seen.join("scripts/kernel-doc")).arg("-none");
     command.args(headers.iter().map(|header| seen.join(header)));
@@ -217,7 +219,10 @@ fn checkpatch(bench: &Workbench<'_>, nth: usize, piece: &Piece) -> Result<Vec<Ch
     command.arg(seen.join("scripts/checkpatch.pl")).arg(format!("--root={}", seen.display()));
     command.args(["--terse", "--showfile", "--show-types", "--no-summary", "--color=never"]);
     if !piece.is_mail {
-        command.args(["--no-signoff", "--ignore=COMMIT_MESSAGE,MISSING_SIGN_OFF,COMMIT_LOG_LONG_LINE,NO_AUTHOR_SIGN_OFF"]);
+        command.args([
+            "--no-signoff",
+            "--ignore=COMMIT_MESSAGE,MISSING_SIGN_OFF,COMMIT_LOG_LONG_LINE,NO_AUTHOR_SIGN_OFF",
+        ]);
     }
     let (text, _) = output(command.arg(&file))?;
     let _ = fs::remove_file(&file);
@@ -226,8 +231,9 @@ fn checkpatch(bench: &Workbench<'_>, nth: usize, piece: &Piece) -> Result<Vec<Ch
 
 /// `mm/shrinker.c:12: WARNING:LONG_LINE: text`, or with the patch's own file where it is about the message.
 fn of_checkpatch(nth: usize, line: &str) -> Option<Check> {
-    static LINE: LazyLock<Regex> =
-        LazyLock::new(|| Regex::new(r"^(.+?):(\d+): (ERROR|WARNING|CHECK):([A-Z0-9_]+): (.*)$").expect("it compiles"));
+    static LINE: LazyLock<Regex> = LazyLock::new(|| {
+        Regex::new(r"^(.+?):(\d+): (ERROR|WARNING|CHECK):([A-Z0-9_]+): (.*)$").expect("it compiles")
+    });
     let found = LINE.captures(line)?;
     let status = if &found[3] == "ERROR" { Status::Fail } else { Status::Note };
     let is_source = !found[1].ends_with("series.patch");
@@ -250,7 +256,8 @@ fn messages(text: &str, src: &Path) -> Vec<Said> {
     });
     static KERNEL_DOC: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"^(Warning|Error): (\S+?):(\d+):? (.*)$").expect("it compiles"));
-    static RUSTC: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^(warning|error)(?:\[\w+\])?: (.*)$").expect("it compiles"));
+    static RUSTC: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"^(warning|error)(?:\[\w+\])?: (.*)$").expect("it compiles"));
     let src = src.display().to_string();
     let own = |file: &str| {
         let file = file.strip_prefix(&src).unwrap_or(file);
@@ -296,7 +303,9 @@ mod tests {
                     warning: unused variable: `x`\n   --> rust/kernel/shrinker.rs:5:9\n  CC      mm/shrinker.o\n";
         let found: Vec<_> = messages(text, Path::new("/src"))
             .into_iter()
-            .map(|said| format!("{}:{} {} {}", said.message.file, said.line, said.message.is_error, said.message.text))
+            .map(|said| {
+                format!("{}:{} {} {}", said.message.file, said.line, said.message.is_error, said.message.text)
+            })
             .collect();
         assert_eq!(
             found,

@@ -53,7 +53,8 @@ impl Series {
     pub fn read(cache: &Cache, files: &[PathBuf]) -> Result<Series> {
         let mut pieces = Vec::new();
         for file in files {
-            let name = if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() };
+            let name =
+                if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() };
             let bytes = match file == Path::new("-") {
                 true => limited(std::io::stdin().lock()),
                 false => fs::File::open(file).and_then(limited),
@@ -75,7 +76,9 @@ impl Series {
     fn of(pieces: Vec<Piece>) -> Result<Series> {
         match pieces.len() {
             0 => Err(usage!("there is no diff in the series")),
-            n if n > PATCHES_MAX => Err(usage!("a series of {n} patches; at most {PATCHES_MAX} are looked at")),
+            n if n > PATCHES_MAX => {
+                Err(usage!("a series of {n} patches; at most {PATCHES_MAX} are looked at"))
+            }
             _ => Ok(Series { pieces }),
         }
     }
@@ -126,7 +129,9 @@ fn of_bytes(cache: &Cache, name: &str, bytes: &[u8]) -> Result<Vec<Piece>> {
 /// A mail that was saved without the line that mailboxes begin mails with.
 fn starts_with_header(text: &str) -> bool {
     let is_header = |line: &str| {
-        ["from:", "subject:", "date:", "message-id:"].iter().any(|name| line.to_ascii_lowercase().starts_with(name))
+        ["from:", "subject:", "date:", "message-id:"]
+            .iter()
+            .any(|name| line.to_ascii_lowercase().starts_with(name))
     };
     text.lines().take_while(|line| !line.is_empty()).any(is_header)
 }
@@ -139,13 +144,16 @@ fn piece(
     text: String,
     is_mail: bool,
 ) -> Result<Piece> {
-    let is_binary =
-        |line: &str| line.starts_with("GIT binary patch") || (line.starts_with("Binary files ") && line.ends_with("differ"));
+    let is_binary = |line: &str| {
+        line.starts_with("GIT binary patch")
+            || (line.starts_with("Binary files ") && line.ends_with("differ"))
+    };
     if diff.lines().any(is_binary) {
         return Err(usage!("patch {subject:?}: changes a binary file, which is not supported"));
     }
     let patch = Patch { name: subject.clone(), diff };
-    let files = patch::touched(Path::new("/"), &patch)?.iter().map(|path| path.display().to_string()).collect();
+    let files =
+        patch::touched(Path::new("/"), &patch)?.iter().map(|path| path.display().to_string()).collect();
     let mut kept = tempfile::NamedTempFile::new().context("cannot make a file for a patch")?;
     std::io::Write::write_all(&mut kept, patch.diff.as_bytes()).context("cannot write a patch")?;
     let file = prepare::keep_patch(cache, kept.path())?;
@@ -185,7 +193,8 @@ mod tests {
             )
         };
         let diff = format!("---\n mm/a.c | 2 +-\n\ndiff --git a/mm/a.c b/mm/a.c\n{DIFF}-- \n2.4");
-        let series = read(&[mail("[PATCH 0/1] cover", ""), mail("[PATCH 1/1] mm: shout", &diff)].concat()).unwrap();
+        let series =
+            read(&[mail("[PATCH 0/1] cover", ""), mail("[PATCH 1/1] mm: shout", &diff)].concat()).unwrap();
         let [piece] = &series.pieces[..] else { panic!("{series:?}") };
         assert_eq!(piece.info.subject, "mm: shout");
         assert_eq!(piece.info.message_id.as_deref(), Some("22@b.c"));

@@ -36,7 +36,8 @@ const WORSE_MIN: f64 = 0.05;
 
 /// The instance without debugging on the same source, if the matrix has one.
 pub fn instance(of: &Instance) -> Result<Option<Instance>> {
-    let is_it = |other: &Instance| other.name.starts_with("perf-") && other.source.package == of.source.package;
+    let is_it =
+        |other: &Instance| other.name.starts_with("perf-") && other.source.package == of.source.package;
     Ok(matrix::load()?.into_iter().find(is_it))
 }
 
@@ -68,7 +69,8 @@ pub fn checks(
         let b = match side::of(cache, "with the series", &with, &workload) {
             Ok(b) => b,
             Err(error) if error.chain().any(|cause| cause.is::<Unfit>()) => {
-                let text = format!("does not build without debugging: {}", plain::line(&format!("{error:#}"), 300));
+                let text =
+                    format!("does not build without debugging: {}", plain::line(&format!("{error:#}"), 300));
                 checks.push(guests::check(name, Status::Fail, &text));
                 continue;
             }
@@ -116,7 +118,8 @@ fn of_line(workload: &str, line: &Line, measured: &Measured) -> Check {
     let mut detail = String::new();
     for blamed in measured.stacks.iter().filter(|_| status == Status::Fail) {
         let stack = &blamed.stack;
-        detail.push_str(&format!("blocked {} times, {} before: {}\n", stack.count, blamed.before, stack.task));
+        detail
+            .push_str(&format!("blocked {} times, {} before: {}\n", stack.count, blamed.before, stack.task));
         stack.frames.iter().for_each(|frame| detail.push_str(&format!("  {frame}\n")));
     }
     measured.failures.iter().for_each(|failure| detail.push_str(&format!("no figures: {failure}\n")));

@@ -198,7 +198,12 @@ fn build_in(
     lock: &Lock,
 ) -> Result<Kernel> {
     let (instance, started) = (request.instance, Instant::now());
-    eprintln!("building kernel {} ({}; log: {})", instance.kernel_name(), inputs.source.id, slot.log().display());
+    eprintln!(
+        "building kernel {} ({}; log: {})",
+        instance.kernel_name(),
+        inputs.source.id,
+        slot.log().display()
+    );
     slot.establish(&inputs.target(), lock)?;
     let manifest = Manifest {
         key: inputs.key.clone(),
@@ -397,12 +402,8 @@ impl Kernel {
         let (manifest, recipe) = (&self.manifest, &self.manifest.recipe);
         setup::ensure(cache, &[Need::Kernel])?;
         let toolchain = Toolchain::find(cache)?;
-        let slot = Slot::new(
-            cache,
-            manifest.instance.kernel_name(),
-            manifest.linux.as_deref(),
-            manifest.trust,
-        )?;
+        let slot =
+            Slot::new(cache, manifest.instance.kernel_name(), manifest.linux.as_deref(), manifest.trust)?;
         let source = match &manifest.linux {
             Some(dir) => source::folder(cache, dir)?,
             None => {

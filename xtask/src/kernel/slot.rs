@@ -31,7 +31,7 @@ use crate::{
     patch::{self, Patch},
     paths::{Cache, make_dir, write_whole},
     proc,
-    sandbox::{self, Sandbox},
+    sandbox::Sandbox,
     source::Source,
     tools::Toolchain,
     tree::{self, How, Listing},
@@ -187,7 +187,8 @@ impl Slot {
         make.env.push(("LIBCLANG_PATH".to_string(), toolchain.libclang()));
         if self.trust == Trust::Foreign {
             // What a stranger's makefile leaves in the compiler's cache would be found by the next build.
-            let own = [("CCACHE_READONLY", "1"), ("CCACHE_TEMPDIR", "/tmp"), ("TMPDIR", "/tmp"), ("HOME", "/tmp")];
+            let own =
+                [("CCACHE_READONLY", "1"), ("CCACHE_TEMPDIR", "/tmp"), ("TMPDIR", "/tmp"), ("HOME", "/tmp")];
             make.env.retain(|(name, _)| own.iter().all(|(other, _)| name != other));
             make.env.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
             make.sandbox = Some(self.sandbox()?);
@@ -202,7 +203,7 @@ impl Slot {
             read: vec![self.cache.join("tools"), make_dir(&self.cache.join("ccache"))?, self.dir.clone()],
             bind: vec![(self.src(), self.seen_src())],
             write: vec![(self.out(), self.seen_out()), (scratch.clone(), scratch)],
-            limits: sandbox::Limits::default(),
+            limits: Default::default(),
         })
     }
 
@@ -370,7 +371,9 @@ mod tests {
     fn trees_of_the_user_get_slots_of_their_own_that_stay() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::at(folder.path()).unwrap();
-        let name = |linux: Option<&str>| Slot::new(&cache, "kasan-6.12", linux.map(Path::new), Trust::Own).unwrap().name;
+        let name = |linux: Option<&str>| {
+            Slot::new(&cache, "kasan-6.12", linux.map(Path::new), Trust::Own).unwrap().name
+        };
         assert_eq!(name(None), "kasan-6.12");
         assert_eq!(name(Some("/src/linux")), name(Some("/src/linux")));
         assert_ne!(name(Some("/src/linux")), name(Some("/src/other")));

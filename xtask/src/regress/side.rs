@@ -96,7 +96,11 @@ pub fn of(cache: &Cache, name: &str, request: &BuildRequest<'_>, workload: &Work
         instance: instance.name.clone(),
         append: String::new(),
         linux: request.linux.map(Path::to_path_buf),
-        patches: request.patches.iter().map(|patch| prepare::keep_patch(cache, patch)).collect::<Result<_>>()?,
+        patches: request
+            .patches
+            .iter()
+            .map(|patch| prepare::keep_patch(cache, patch))
+            .collect::<Result<_>>()?,
     };
     let machine = guest::machine(cache, &kernel, &shape, recipe)?;
     Ok(Side { name: name.to_owned(), release: kernel.release.clone(), machine })
