@@ -98,6 +98,7 @@ pub fn run(args: &FuzzArgs) -> Outcome {
         reduce: Reduce::Program,
         seeds: None,
         steady: false,
+        one_schedule: false,
     };
     boot(&mut prepared, &plan)?;
     announce(&prepared, &dir, args);
@@ -127,14 +128,17 @@ pub struct Plan {
     pub seeds: Option<Vec<Program>>,
     /// Where the campaign is to be the same on every host.
     pub steady: bool,
+    /// Only the first of [`SCHEDULES`]: another is another guest to boot.
+    pub one_schedule: bool,
 }
 
 /// Programs of an epoch, and guests that it is as if there were, of a campaign that is the same on every host.
 const STEADY: (BatchSize, usize) = (BatchSize::Fixed(16), 2);
 
 /// Schedules that programs may have on a machine.
-fn schedules(prepared: &Prepared) -> &'static [Schedule] {
-    if prepared.execution == Execution::Deterministic { &SCHEDULES } else { &SCHEDULES[..1] }
+fn schedules(prepared: &Prepared, plan: &Plan) -> &'static [Schedule] {
+    let is_one = plan.one_schedule || prepared.execution != Execution::Deterministic;
+    if is_one { &SCHEDULES[..1] } else { &SCHEDULES }
 }
 
 /// Boots what the first epochs start from, of as many schedules as guests can be booted side by side; the others boot when
@@ -147,7 +151,7 @@ pub fn boot(prepared: &mut Prepared, plan: &Plan) -> Result<()> {
         return Ok(());
     }
     let leaks = if plan.canary == canary::LEAK { Leaks::Track } else { Leaks::Ignore };
-    let schedules = schedules(prepared);
+    let schedules = schedules(prepared, plan);
     let n_first = prepared.jobs.min(schedules.len());
     prepared.boot(&schedules[..n_first], leaks).or_else(|error| match error.downcast_ref() {
         // The kernel's own words for why it does not boot are a finding: the campaign meets and stores it.
@@ -185,6 +189,7 @@ pub fn campaign(
     };
     let replays = prepared.execution == Execution::Deterministic;
     let (batch, jobs) = if plan.steady { STEADY } else { (BatchSize::Aim(EPOCH_AIM), prepared.jobs) };
+    let schedules = schedules(prepared, &plan).to_vec();
     let seeds = plan.seeds.map_or_else(corpus::seeds, Ok)?;
     let config = CampaignConfig {
         dir: plan.dir,
@@ -193,7 +198,7 @@ pub fn campaign(
         time_max: plan.time_max,
         execs_max: plan.execs_max,
         stop,
-        schedules: schedules(prepared).to_vec(),
+        schedules,
         jobs,
         batch,
         seeds,

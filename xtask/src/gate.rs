@@ -21,13 +21,14 @@ mod view;
 
 use std::{
     path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
 
 use ::fuzz::corpus;
 use anyhow::Result;
 use clap::Args;
-use harness::{machine::MachineError, plain};
+use harness::{guest::Leaks, machine::MachineError, plain};
 
 use self::{
     guests::Task,
@@ -38,7 +39,8 @@ use crate::{
     accel::AccelChoice,
     bisect::git::History,
     exit::{self, Exit, Unfit},
-    kernel::{Kernel, Trust, Workbench, artifact},
+    fuzz,
+    kernel::{Begin, Kernel, Trust, Workbench, artifact},
     matrix::{self, Instance},
     paths::{self, Cache},
     prepare::{self, Engine, INSTANCE, MachineArgs, Prepared},
@@ -121,10 +123,11 @@ pub fn run(args: &GateArgs) -> exit::Outcome {
     if trust == Trust::Foreign {
         sandbox::probe()?;
     }
-    let (linux, source, series) = inputs(args, &cache, &instance)?;
+    let Inputs { linux, source, series, history } = inputs(args, &cache, &instance)?;
+    let steps = Vec::new();
     let mut gate =
-        Gate { args, cache, instance, linux, series, trust, began: Instant::now(), steps: Vec::new() };
-    let mut base = gate.prepare(Trust::Own, &[], "")?;
+        Gate { args, cache, instance, linux, series, history, trust, began: Instant::now(), steps };
+    let mut base = gate.prepare(&gate.instance.name, Trust::Own, &[])?;
     // What it takes to have something to compare with is not the series' time.
     gate.began = Instant::now();
     let patched = gate.all(&mut base)?;
@@ -137,18 +140,30 @@ pub fn run(args: &GateArgs) -> exit::Outcome {
     })
 }
 
-/// The tree that the series is for, what it is called, and the series.
-fn inputs(args: &GateArgs, cache: &Cache, instance: &Instance) -> Result<(Option<PathBuf>, String, Series)> {
-    let Some(users) = &args.linux else {
-        return Ok((None, instance.source.package.clone(), Series::read(cache, &args.patch)?));
+/// What was asked for, found.
+struct Inputs {
+    /// The tree that the series is for, where it is not the instance's own.
+    linux: Option<PathBuf>,
+    /// What it is called.
+    source: String,
+    series: Series,
+    /// Where the tree comes from, and the commit, where that is a git repository.
+    history: Option<(History, String)>,
+}
+
+fn inputs(args: &GateArgs, cache: &Cache, instance: &Instance) -> Result<Inputs> {
+    let (linux, source) = match &args.linux {
+        Some(linux) => (Some(linux.clone()), linux.display().to_string()),
+        None => (None, instance.source.package.clone()),
     };
     let range = args
         .range
         .as_deref()
-        .map(|range| range.split_once("..").ok_or_else(|| usage!("--range {range}: wants A..B")));
-    let range = range.transpose()?;
-    let Some(revision) = range.map(|(from, _)| from).or(args.base.as_deref()) else {
-        return Ok((Some(users.clone()), users.display().to_string(), Series::read(cache, &args.patch)?));
+        .map(|range| range.split_once("..").ok_or_else(|| usage!("--range {range}: wants A..B")))
+        .transpose()?;
+    let revision = range.map(|(from, _)| from).or(args.base.as_deref());
+    let Some((users, revision)) = linux.as_deref().zip(revision) else {
+        return Ok(Inputs { linux, source, series: Series::read(cache, &args.patch)?, history: None });
     };
     let history = History::open(cache, users)?;
     let commit = history.resolve(users, revision)?;
@@ -156,7 +171,8 @@ fn inputs(args: &GateArgs, cache: &Cache, instance: &Instance) -> Result<(Option
         Some((_, to)) => Series::of_range(cache, &history, &commit, &history.resolve(users, to)?)?,
         None => Series::read(cache, &args.patch)?,
     };
-    Ok((Some(history.unpack(&commit)?), commit, series))
+    let linux = Some(history.unpack(&commit)?);
+    Ok(Inputs { linux, source: commit.clone(), series, history: Some((history, commit)) })
 }
 
 /// A gate at work.
@@ -166,6 +182,7 @@ struct Gate<'a> {
     instance: Instance,
     linux: Option<PathBuf>,
     series: Series,
+    history: Option<(History, String)>,
     trust: Trust,
     began: Instant,
     steps: Vec<Step>,
@@ -174,11 +191,15 @@ struct Gate<'a> {
 impl Gate<'_> {
     /// Every step that can be done; the kernel with the series, where it builds.
     fn all(&mut self, base: &mut Prepared) -> Result<Option<KernelInfo>> {
-        if !self.compile()? {
+        let builds = self.build()?;
+        if !builds {
+            if self.wants("hygiene") && self.steps.iter().any(|step| step.name == "build") {
+                self.hygiene()?;
+            }
             return Ok(None);
         }
         let began = Instant::now();
-        let mut patched = match self.prepare(self.trust, &self.series.files(), "") {
+        let mut patched = match self.prepare(&self.instance.name, self.trust, &self.series.files()) {
             Ok(patched) => patched,
             Err(error) if error.chain().any(|cause| cause.is::<Unfit>()) => {
                 let text = format!(
@@ -191,6 +212,9 @@ impl Gate<'_> {
             Err(error) => return Err(error),
         };
         let info = info(&self.instance, &patched, String::new());
+        if self.wants("hygiene") {
+            self.hygiene()?;
+        }
         if self.wants("scenarios") {
             self.scenarios(base, &mut patched)?;
         }
@@ -201,6 +225,7 @@ impl Gate<'_> {
                 seeds: corpus::seeds()?,
                 execs: self.args.execs,
                 leaks: true,
+                one_schedule: false,
             };
             let until = self.until(1.0 - SPEED_SHARE);
             let checks = guests::checks(&task, base, &mut patched, &self.dir()?.join("campaign"), until);
@@ -234,12 +259,15 @@ impl Gate<'_> {
         self.steps.push(Step { name: name.to_owned(), checks, seconds: began.elapsed().as_secs_f64() });
     }
 
-    /// Each patch by itself, then the kernel with the whole series; whether there is one.
-    fn compile(&mut self) -> Result<bool> {
+    /// The kernel with the series; whether there is one.
+    fn build(&mut self) -> Result<bool> {
         let began = Instant::now();
-        let instance = self.instance.clone();
-        let cache = self.cache.clone();
-        let bench = Workbench::open(&cache, &instance, self.linux.as_deref(), self.trust)?;
+        if let Err((nth, error)) = self.three_way() {
+            self.step("apply", began, vec![Check { patch: Some(nth), ..blame("apply", &error) }]);
+            return Ok(false);
+        }
+        let (cache, instance, linux) = (self.cache.clone(), self.instance.clone(), self.linux.clone());
+        let bench = Workbench::open(&cache, &instance, linux.as_deref(), self.trust, Begin::Afresh)?;
         let patches = self.series.patches();
         for n in 1..=patches.len() {
             if let Err(error) = bench.apply(&patches[..n]) {
@@ -248,11 +276,6 @@ impl Gate<'_> {
                 return Ok(false);
             }
         }
-        if self.wants("hygiene") {
-            let checks = hygiene::checks(&bench, &self.series)?;
-            self.step("hygiene", began, checks);
-        }
-        let began = Instant::now();
         let check = match bench.build(&self.series.files()) {
             Ok(kernel) => guests::check("kernel", Status::Pass, &kernel.release),
             Err(error) => refusal(error, "kernel")?,
@@ -262,6 +285,28 @@ impl Gate<'_> {
         Ok(builds)
     }
 
+    /// Each patch by itself. Compilers that say more have other options, and all that is compiled once more for them is in the
+    /// way of a build: so this comes after it.
+    fn hygiene(&mut self) -> Result<()> {
+        let began = Instant::now();
+        let (cache, instance, linux) = (self.cache.clone(), self.instance.clone(), self.linux.clone());
+        let bench = Workbench::open(&cache, &instance, linux.as_deref(), self.trust, Begin::AsItIs)?;
+        let checks = hygiene::checks(&bench, &self.series)?;
+        self.step("hygiene", began, checks);
+        // It is the first thing that a reader wants to know.
+        self.steps.rotate_right(1);
+        Ok(())
+    }
+
+    /// Makes the patches such that they apply as they are, where there is a history to do it with.
+    fn three_way(&mut self) -> Result<(), (usize, anyhow::Error)> {
+        let Some((history, commit)) = &self.history else { return Ok(()) };
+        let files = self.series.files();
+        let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+        let diffs = history.three_way(commit, &files)?;
+        self.series.replace(&self.cache, diffs).map_err(|error| (0, error))
+    }
+
     /// Each scenario, on each instance that is this kernel under other arguments.
     fn scenarios(&mut self, base: &mut Prepared, patched: &mut Prepared) -> Result<()> {
         let began = Instant::now();
@@ -269,40 +314,29 @@ impl Gate<'_> {
         let seeds = scenarios.iter().map(scenario::Scenario::program).collect::<Result<Vec<_>>>()?;
         let lines = scenarios.iter().map(|scenario| format!("{}: {}\n", scenario.name, scenario.what));
         let what: String = lines.collect();
-        let kernel = self.instance.kernel_name().to_owned();
-        let mut checks = Vec::new();
-        let others: Vec<Instance> = matrix::load()?
-            .into_iter()
-            .filter(|one| one.kernel_name() == kernel && one.name != self.instance.name)
-            .collect();
+        let mut others = self.siblings()?;
         let task = |name: &str| Task {
             name: name.to_owned(),
             execs: seeds.len() as u64,
             seeds: seeds.clone(),
             leaks: false,
+            one_schedule: true,
         };
-        let until = self.until(1.0 - SPEED_SHARE);
-        let dir = self.dir()?;
-        let name = self.instance.name.clone();
-        checks.extend(unless_it_does_not_boot(guests::checks(
-            &task(&name),
-            base,
-            patched,
-            &dir.join(&name),
-            until,
-        ))?);
-        for other in others {
-            if checks.iter().any(|check: &Check| check.status == Status::Fail) {
+        // Side by side: a boot keeps one core busy. One that fails is met again, and told, when it is its turn.
+        thread::scope(|scope| {
+            let others = others.iter_mut().map(|(_, _, patched)| patched);
+            for prepared in std::iter::once(&mut *patched).chain(others) {
+                scope.spawn(|| prepared.boot(&fuzz::SCHEDULES[..1], Leaks::Ignore).ok());
+            }
+        });
+        let (dir, until, name) = (self.dir()?, self.until(1.0 - SPEED_SHARE), self.instance.name.clone());
+        let own = guests::checks(&task(&name), base, patched, &dir.join(&name), until);
+        let mut checks = unless_it_does_not_boot(own)?;
+        for (name, base, patched) in &mut others {
+            if checks.iter().any(|check| check.status == Status::Fail) {
                 break;
             }
-            let own = std::mem::replace(&mut self.instance, other);
-            let pair = self
-                .prepare(Trust::Own, &[], "")
-                .and_then(|base| Ok((base, self.prepare(self.trust, &self.series.files(), "")?)));
-            let other = std::mem::replace(&mut self.instance, own);
-            let (mut base, mut patched) = pair?;
-            let found =
-                guests::checks(&task(&other.name), &mut base, &mut patched, &dir.join(&other.name), until);
+            let found = guests::checks(&task(name), base, patched, &dir.join(&*name), until);
             checks.extend(unless_it_does_not_boot(found)?);
         }
         checks
@@ -311,6 +345,20 @@ impl Gate<'_> {
             .for_each(|check| check.detail.clone_from(&what));
         self.step("scenarios", began, checks);
         Ok(())
+    }
+
+    /// Instances that are this kernel under other arguments, without the series and with it.
+    fn siblings(&self) -> Result<Vec<(String, Prepared, Prepared)>> {
+        let is_sibling = |one: &Instance| {
+            one.kernel_name() == self.instance.kernel_name() && one.name != self.instance.name
+        };
+        let siblings = matrix::load()?.into_iter().filter(is_sibling);
+        let both = |one: Instance| {
+            let base = self.prepare(&one.name, Trust::Own, &[])?;
+            let patched = self.prepare(&one.name, self.trust, &self.series.files())?;
+            Ok((one.name, base, patched))
+        };
+        siblings.map(both).collect()
     }
 
     fn performance(&mut self) -> Result<()> {
@@ -336,16 +384,16 @@ impl Gate<'_> {
     }
 
     fn jobs(&self) -> usize {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = thread::available_parallelism().map_or(1, usize::from);
         self.args.jobs.unwrap_or(cores).max(1)
     }
 
-    fn prepare(&self, trust: Trust, patches: &[PathBuf], append: &str) -> Result<Prepared> {
+    fn prepare(&self, instance: &str, trust: Trust, patches: &[PathBuf]) -> Result<Prepared> {
         prepare::prepare(&MachineArgs {
-            instance: self.instance.name.clone(),
+            instance: instance.to_owned(),
             linux: self.linux.clone(),
             patch: patches.to_vec(),
-            append: append.to_owned(),
+            append: String::new(),
             engine: Engine::Det,
             accel: AccelChoice::Auto,
             jobs: self.args.jobs,
@@ -387,9 +435,13 @@ fn refusal(error: anyhow::Error, name: &str) -> Result<Check> {
     if exit::exit_of(&error) != Exit::Usage && !error.chain().any(|cause| cause.is::<Unfit>()) {
         return Err(error);
     }
+    Ok(blame(name, &error))
+}
+
+fn blame(name: &str, error: &anyhow::Error) -> Check {
     let text = format!("{error:#}");
     let first = text.lines().find(|line| line.contains("error")).unwrap_or(&text);
-    Ok(Check { detail: plain::block(&text), ..guests::check(name, Status::Fail, &plain::line(first, 300)) })
+    Check { detail: plain::block(&text), ..guests::check(name, Status::Fail, &plain::line(first, 300)) }
 }
 
 /// A kernel that does not get ready and says nothing is as bad as one that says why.

@@ -283,6 +283,7 @@ impl Entry<'_> {
             reduce: if self.args.minimize { Reduce::Program } else { Reduce::Never },
             seeds: None,
             steady: false,
+            one_schedule: false,
         };
         fuzz::boot(&mut prepared, &plan)?;
         let preparing_seconds = began.elapsed().as_secs_f64();

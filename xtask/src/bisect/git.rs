@@ -160,7 +160,33 @@ impl History {
         self.git(&["format-patch", "--stdout", "--no-signature", "--full-index", &format!("{from}..{to}")])
     }
 
+    /// Applies patches to a commit one after the other, each three-way: where lines moved since it was written, what it was
+    /// written for is found by the object names in it. The diffs that came of it.
+    ///
+    /// # Errors
+    /// The index of the one that does not apply, and what git said.
+    pub fn three_way(&self, commit: &str, patches: &[&Path]) -> Result<Vec<String>, (usize, anyhow::Error)> {
+        let index = self.dir.join("series.index");
+        let git = |args: &[&str]| self.git_in(&index, args);
+        let mut last = git(&["read-tree", "--reset", commit])
+            .and_then(|_| git(&["write-tree"]))
+            .map_err(|error| (0, error))?;
+        let mut one = |patch: &Path| -> Result<String> {
+            let patch = patch.display().to_string();
+            git(&["apply", "--cached", "--3way", "-p1", "--whitespace=nowarn", "--", &patch])?;
+            let tree = git(&["write-tree"])?;
+            let diff = git(&["diff-tree", "-p", "--no-renames", "--no-ext-diff", last.trim(), tree.trim()])?;
+            last = tree;
+            Ok(diff)
+        };
+        patches.iter().enumerate().map(|(nth, patch)| one(patch).map_err(|error| (nth, error))).collect()
+    }
+
     fn git(&self, args: &[&str]) -> Result<String> {
+        self.git_in(&self.dir.join("git/index"), args)
+    }
+
+    fn git_in(&self, index: &Path, args: &[&str]) -> Result<String> {
         let mut git = proc::dies_with_us("KILL", "timeout");
         git.args(["--signal=KILL", LIMIT_S, "git"]).arg("--git-dir").arg(self.dir.join("git"));
         git.args(args);
@@ -170,7 +196,7 @@ impl History {
         for name in ["GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"] {
             git.env(name, "/dev/null");
         }
-        git.env("GIT_ATTR_NOSYSTEM", "1").env("GIT_ALLOW_PROTOCOL", "none");
+        git.env("GIT_INDEX_FILE", index).env("GIT_ATTR_NOSYSTEM", "1").env("GIT_ALLOW_PROTOCOL", "none");
         // A git that outlives us keeps the next call waiting.
         git.stdin(self.lock.as_stdin()?).current_dir(&self.dir);
         Ok(String::from_utf8_lossy(&read(&mut git)?).into_owned())

@@ -47,6 +47,8 @@ pub struct Task {
     pub execs: u64,
     /// Scan for leaked memory, too.
     pub leaks: bool,
+    /// Only one of the schedules.
+    pub one_schedule: bool,
 }
 
 /// A finding, in short.
@@ -198,6 +200,7 @@ fn explore(
         reduce: Reduce::Program,
         seeds: Some(task.seeds.clone()),
         steady: true,
+        one_schedule: task.one_schedule,
     };
     fuzz::boot(prepared, &plan)?;
     let stop = AtomicBool::new(false);

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::Read,
+    io::{Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -83,6 +83,18 @@ impl Series {
         }
     }
 
+    /// Puts other diffs in place of the patches': the same changes, made to apply.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn replace(&mut self, cache: &Cache, diffs: Vec<String>) -> Result<()> {
+        for (piece, diff) in self.pieces.iter_mut().zip(diffs) {
+            piece.file = keep(cache, &diff)?;
+            piece.patch.diff = diff;
+        }
+        Ok(())
+    }
+
     /// The patches.
     pub fn patches(&self) -> Vec<Patch> {
         self.pieces.iter().map(|piece| piece.patch.clone()).collect()
@@ -154,10 +166,15 @@ fn piece(
     let patch = Patch { name: subject.clone(), diff };
     let files =
         patch::touched(Path::new("/"), &patch)?.iter().map(|path| path.display().to_string()).collect();
-    let mut kept = tempfile::NamedTempFile::new().context("cannot make a file for a patch")?;
-    std::io::Write::write_all(&mut kept, patch.diff.as_bytes()).context("cannot write a patch")?;
-    let file = prepare::keep_patch(cache, kept.path())?;
+    let file = keep(cache, &patch.diff)?;
     Ok(Piece { info: PatchInfo { subject, message_id, files }, patch, file, text, is_mail })
+}
+
+/// A diff as a file of the cache.
+fn keep(cache: &Cache, diff: &str) -> Result<PathBuf> {
+    let mut file = tempfile::NamedTempFile::new().context("cannot make a file for a patch")?;
+    file.write_all(diff.as_bytes()).context("cannot write a patch")?;
+    prepare::keep_patch(cache, file.path())
 }
 
 /// Writes a patch as it came to where programs can read it.

@@ -229,6 +229,15 @@ fn shadow(cache: &Cache, instance: &Instance, linux: Option<&Path>, slot: &Slot)
     slot.copy(&base)
 }
 
+/// What a workbench begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// The kernel without the series.
+    Afresh,
+    /// Whatever was built there last.
+    AsItIs,
+}
+
 /// The slot of a series, in which it is compiled in parts, patch by patch, and then as a whole.
 pub struct Workbench<'a> {
     cache: &'a Cache,
@@ -240,23 +249,25 @@ pub struct Workbench<'a> {
 }
 
 impl<'a> Workbench<'a> {
-    /// With a fresh copy of the kernel without the series.
+    /// Takes the slot for oneself.
     ///
     /// # Errors
-    /// When that does not build.
+    /// When the kernel without the series does not build.
     pub fn open(
         cache: &'a Cache,
         instance: &'a Instance,
         linux: Option<&Path>,
         trust: Trust,
+        begin: Begin,
     ) -> Result<Workbench<'a>> {
         let request = BuildRequest { instance, linux, patches: &[], trust };
         let inputs = Inputs::read(cache, &request)?;
         let slot = Slot::new(cache, instance.kernel_name(), inputs.linux.as_deref(), trust)?;
         let lock = slot.lock()?;
-        match trust {
-            Trust::Own => slot.establish(&inputs.target(), &lock)?,
-            Trust::Foreign => shadow(cache, instance, linux, &slot)?,
+        match (begin, trust) {
+            (Begin::AsItIs, _) => {}
+            (Begin::Afresh, Trust::Own) => slot.establish(&inputs.target(), &lock)?,
+            (Begin::Afresh, Trust::Foreign) => shadow(cache, instance, linux, &slot)?,
         }
         Ok(Workbench { cache, instance, inputs, slot, lock, trust })
     }

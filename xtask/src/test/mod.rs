@@ -10,6 +10,7 @@ mod canaries;
 mod checks;
 mod cli;
 mod det;
+mod gate;
 mod gate_formats;
 mod machines;
 mod ops;
@@ -84,6 +85,7 @@ fn run_parts(args: &TestArgs, tally: &mut Tally) -> Result<()> {
         run_on_instance(args, tally)?;
     }
     if !args.quick {
+        tally.part("gate", only, gate::run);
         tally.part("regress", only, regress::run);
     }
     Ok(())

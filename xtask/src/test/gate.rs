@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `gate` through the command line, on real kernels: a planted bug is refused by its title, a function without a prototype by
+//! its name, what does not apply by its file; a comment passes.
+
+use std::{fs, process::Command};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::{campaign::text_of, checks::Checks, xtask};
+use crate::{exit::Exit, matrix::kconfigs};
+
+/// Names of the checks.
+pub const NAMES: &[&str] = &[
+    "gate: a planted bug is refused by its title",
+    "gate: a function without a prototype is refused by name",
+    "gate: a comment passes",
+    "gate: a patch that does not apply is refused with file and line",
+];
+
+const COMMENT: &str = "--- a/mm/shrinker.c
++++ b/mm/shrinker.c
+@@ -1,3 +1,4 @@
+ // SPDX-License-Identifier: GPL-2.0
++/* Shrinkers: who gives memory back. */
+ #include <linux/memcontrol.h>
+ #include <linux/rwsem.h>
+";
+
+/// Runs them.
+pub fn run(checks: &mut Checks) {
+    checks.check(NAMES[0], planted);
+    checks.check(NAMES[1], prototype);
+    checks.check(NAMES[2], comment);
+    checks.check(NAMES[3], does_not_apply);
+}
+
+/// Gates a diff; the outcome must come with that exit code.
+fn gate(diff: &str, steps: &str, exit: Exit) -> Result<Value> {
+    let dir = tempfile::tempdir()?;
+    let patch = dir.path().join("series.patch");
+    fs::write(&patch, diff)?;
+    let output = Command::new(xtask()?)
+        .args(["gate", "--json", "--only", steps, "--patch"])
+        .arg(&patch)
+        .arg("--dir")
+        .arg(dir.path().join("findings"))
+        .output()
+        .context("start xtask")?;
+    let text = text_of(&output);
+    ensure!(output.status.code() == Some(exit as i32), "{:?}:\n{text}", output.status);
+    let line = text.lines().find(|line| line.starts_with('{')).with_context(|| text.clone())?;
+    Ok(serde_json::from_str(line)?)
+}
+
+fn mutant(name: &str) -> Result<String> {
+    let path = kconfigs().join(format!("mutants/6.12/{name}.patch"));
+    fs::read_to_string(&path).with_context(|| path.display().to_string())
+}
+
+fn planted() -> Result<()> {
+    let outcome = gate(&mutant("28-debugfs-count-node0-only")?, "scenarios", Exit::Finding)?;
+    ensure!(outcome["verdict"] == "FAIL", "{outcome}");
+    let why = outcome["why"].as_str().unwrap_or_default();
+    ensure!(why.contains("debugfs count did not ask for each node"), "{why}");
+    Ok(())
+}
+
+fn prototype() -> Result<()> {
+    let outcome = gate(&mutant("75-missing-prototypes-build")?, "hygiene", Exit::Finding)?;
+    let why = outcome["why"].as_str().unwrap_or_default();
+    ensure!(why.contains("no previous prototype") && why.contains("mm/"), "{why}");
+    Ok(())
+}
+
+fn comment() -> Result<()> {
+    let outcome = gate(COMMENT, "hygiene,scenarios", Exit::Pass)?;
+    ensure!(outcome["verdict"] == "PASS" && outcome["patched"]["release"].is_string(), "{outcome}");
+    let steps: Vec<&str> =
+        outcome["steps"].as_array().into_iter().flatten().filter_map(|step| step["name"].as_str()).collect();
+    ensure!(steps == ["hygiene", "build", "scenarios"], "{steps:?}");
+    Ok(())
+}
+
+fn does_not_apply() -> Result<()> {
+    let outcome = gate(&COMMENT.replace("memcontrol.h", "no-such.h"), "hygiene", Exit::Finding)?;
+    let why = outcome["why"].as_str().unwrap_or_default();
+    ensure!(why.contains("does not apply") && outcome.to_string().contains("mm/shrinker.c:1"), "{outcome}");
+    Ok(())
+}
