@@ -83,6 +83,7 @@ pub fn checks(
             jobs,
             within: WORSE_MIN,
             consoles: None,
+            kept: Some(cache.dir("gate")?),
         };
         let measured = regress::measure(&effort, &lab, &[a, b], How::Det)?;
         // The first figure is the workload's; the others explain it.

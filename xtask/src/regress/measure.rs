@@ -22,6 +22,8 @@ use harness::{
     run_dir::RunDir,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     side::Side,
     stats,
@@ -47,7 +49,7 @@ const SAMPLE_PROGRAM_MS: u32 = 7;
 const LIMIT: Duration = Duration::from_secs(900);
 
 /// How it is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum How {
     /// By instructions and waiting, under the deterministic engine.
@@ -57,13 +59,14 @@ pub enum How {
 }
 
 /// What a boot gave.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// The figures, point after point, each in the order of the workload.
     pub values: Vec<Vec<f64>>,
     /// How long each op took that the first figure looks at, us; empty of a command.
     pub latencies: Vec<f64>,
-    /// What the guest printed.
+    /// What the guest printed. Not kept.
+    #[serde(skip)]
     pub console: Vec<u8>,
 }
 
@@ -124,6 +127,19 @@ impl<'a> Lab<'a> {
         } else {
             Ok(self.run_programs(&guest, how, seed, samples, &folder))
         }
+    }
+
+    /// Names what a deterministic run depends on, the harness excepted: the machine, what runs in it, this machine's programs.
+    ///
+    /// # Errors
+    /// When one of those is not there.
+    pub fn key(&self, side: &Side, seed: u32) -> Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(format!("{} {:?} {seed}", side.machine.config.key, self.workload).as_bytes());
+        if self.workload.command.is_some() {
+            hasher.update(&self.archive(How::Det, seed, false)?);
+        }
+        Ok(hasher.finalize().to_hex()[..16].to_owned())
     }
 
     fn schedule(&self) -> Schedule {
