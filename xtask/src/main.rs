@@ -96,6 +96,9 @@ enum Command {
 }
 
 fn main() -> std::process::ExitCode {
+    if let Some(code) = sandbox::stage() {
+        return code;
+    }
     exit::code_of(|| match Cli::try_parse() {
         Ok(cli) => dispatch(cli.command),
         Err(error) => exit::usage_from_clap(&error),

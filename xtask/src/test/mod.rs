@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask test`: everything CI runs. Format, lints, cargo's tests, house rules, wrong command lines; then a real
-//! kernel in real guests.
+//! `cargo xtask test`: everything CI runs. Format, lints, cargo's tests, house rules, hostile builds, wrong command
+//! lines; then a real kernel in real guests.
 //!
-//! The last three need things that a cargo test would have to skip when they are not there (a kernel, QEMU, minutes), so
+//! The last four need things that a cargo test would have to skip when they are not there (a kernel, QEMU, minutes), so
 //! they are checks of this command: what they need is made, and they always run.
 
 mod campaign;
@@ -16,6 +16,7 @@ mod machines;
 mod ops;
 mod regress;
 mod rust;
+mod sandbox;
 mod tidy;
 
 use std::{path::PathBuf, thread};
@@ -79,6 +80,7 @@ fn run_parts(args: &TestArgs, tally: &mut Tally) -> Result<()> {
     }
     tally.part("rust", only, rust::run);
     tally.part("gate", only, gate_formats::run);
+    tally.part("sandbox", only, sandbox::run);
     let of_instance =
         [cli::NAMES, det::NAMES, machines::NAMES, ops::NAMES, canaries::NAMES, campaign::NAMES].concat();
     if Checks::any(only, &of_instance) {
