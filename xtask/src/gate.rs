@@ -128,6 +128,7 @@ pub fn run(args: &GateArgs) -> exit::Outcome {
     let mut gate =
         Gate { args, cache, instance, linux, series, history, trust, began: Instant::now(), steps };
     let mut base = gate.prepare(&gate.instance.name, Trust::Own, &[])?;
+    gate.learn(&mut base)?;
     // What it takes to have something to compare with is not the series' time.
     gate.began = Instant::now();
     let patched = gate.all(&mut base)?;
@@ -189,6 +190,31 @@ struct Gate<'a> {
 }
 
 impl Gate<'_> {
+    /// Finds out what the kernel without the series shows, where that is not known from an earlier gate.
+    fn learn(&self, base: &mut Prepared) -> Result<()> {
+        if self.wants("scenarios") {
+            guests::learn(&scenarios(&self.instance.name)?, base)?;
+            for sibling in self.siblings()? {
+                let mut base = self.prepare(&sibling, Trust::Own, &[])?;
+                guests::learn(&scenarios(&sibling)?, &mut base)?;
+            }
+        }
+        if self.wants("campaign") {
+            guests::learn(&self.campaign()?, base)?;
+        }
+        Ok(())
+    }
+
+    fn campaign(&self) -> Result<Task> {
+        Ok(Task {
+            name: "campaign".to_owned(),
+            seeds: corpus::seeds()?,
+            execs: self.args.execs,
+            leaks: true,
+            one_schedule: false,
+        })
+    }
+
     /// Every step that can be done; the kernel with the series, where it builds.
     fn all(&mut self, base: &mut Prepared) -> Result<Option<KernelInfo>> {
         let builds = self.build()?;
@@ -220,13 +246,7 @@ impl Gate<'_> {
         }
         if self.wants("campaign") && !self.is_refused() {
             let began = Instant::now();
-            let task = Task {
-                name: "campaign".to_owned(),
-                seeds: corpus::seeds()?,
-                execs: self.args.execs,
-                leaks: true,
-                one_schedule: false,
-            };
+            let task = self.campaign()?;
             let until = self.until(1.0 - SPEED_SHARE);
             let checks = guests::checks(&task, base, &mut patched, &self.dir()?.join("campaign"), until);
             let checks = unless_it_does_not_boot(checks)?;
@@ -310,18 +330,14 @@ impl Gate<'_> {
     /// Each scenario, on each instance that is this kernel under other arguments.
     fn scenarios(&mut self, base: &mut Prepared, patched: &mut Prepared) -> Result<()> {
         let began = Instant::now();
-        let scenarios = scenario::all()?;
-        let seeds = scenarios.iter().map(scenario::Scenario::program).collect::<Result<Vec<_>>>()?;
-        let lines = scenarios.iter().map(|scenario| format!("{}: {}\n", scenario.name, scenario.what));
-        let what: String = lines.collect();
-        let mut others = self.siblings()?;
-        let task = |name: &str| Task {
-            name: name.to_owned(),
-            execs: seeds.len() as u64,
-            seeds: seeds.clone(),
-            leaks: false,
-            one_schedule: true,
-        };
+        let all = scenario::all()?;
+        let what: String = all.iter().map(|one| format!("{}: {}\n", one.name, one.what)).collect();
+        let mut others = Vec::new();
+        for sibling in self.siblings()? {
+            let base = self.prepare(&sibling, Trust::Own, &[])?;
+            let patched = self.prepare(&sibling, self.trust, &self.series.files())?;
+            others.push((sibling, base, patched));
+        }
         // Side by side: a boot keeps one core busy. One that fails is met again, and told, when it is its turn.
         thread::scope(|scope| {
             let others = others.iter_mut().map(|(_, _, patched)| patched);
@@ -330,13 +346,13 @@ impl Gate<'_> {
             }
         });
         let (dir, until, name) = (self.dir()?, self.until(1.0 - SPEED_SHARE), self.instance.name.clone());
-        let own = guests::checks(&task(&name), base, patched, &dir.join(&name), until);
+        let own = guests::checks(&scenarios(&name)?, base, patched, &dir.join(&name), until);
         let mut checks = unless_it_does_not_boot(own)?;
         for (name, base, patched) in &mut others {
             if checks.iter().any(|check| check.status == Status::Fail) {
                 break;
             }
-            let found = guests::checks(&task(name), base, patched, &dir.join(&*name), until);
+            let found = guests::checks(&scenarios(name)?, base, patched, &dir.join(&*name), until);
             checks.extend(unless_it_does_not_boot(found)?);
         }
         checks
@@ -347,18 +363,11 @@ impl Gate<'_> {
         Ok(())
     }
 
-    /// Instances that are this kernel under other arguments, without the series and with it.
-    fn siblings(&self) -> Result<Vec<(String, Prepared, Prepared)>> {
-        let is_sibling = |one: &Instance| {
-            one.kernel_name() == self.instance.kernel_name() && one.name != self.instance.name
-        };
-        let siblings = matrix::load()?.into_iter().filter(is_sibling);
-        let both = |one: Instance| {
-            let base = self.prepare(&one.name, Trust::Own, &[])?;
-            let patched = self.prepare(&one.name, self.trust, &self.series.files())?;
-            Ok((one.name, base, patched))
-        };
-        siblings.map(both).collect()
+    /// Instances that are this kernel under other arguments.
+    fn siblings(&self) -> Result<Vec<String>> {
+        let own = &self.instance;
+        let is_sibling = |one: &Instance| one.kernel_name() == own.kernel_name() && one.name != own.name;
+        Ok(matrix::load()?.into_iter().filter(is_sibling).map(|one| one.name).collect())
     }
 
     fn performance(&mut self) -> Result<()> {
@@ -442,6 +451,13 @@ fn blame(name: &str, error: &anyhow::Error) -> Check {
     let text = format!("{error:#}");
     let first = text.lines().find(|line| line.contains("error")).unwrap_or(&text);
     Check { detail: plain::block(&text), ..guests::check(name, Status::Fail, &plain::line(first, 300)) }
+}
+
+/// The scenarios, on an instance.
+fn scenarios(instance: &str) -> Result<Task> {
+    let seeds = scenario::all()?.iter().map(scenario::Scenario::program).collect::<Result<Vec<_>>>()?;
+    let (name, execs) = (instance.to_owned(), seeds.len() as u64);
+    Ok(Task { name, seeds, execs, leaks: false, one_schedule: true })
 }
 
 /// A kernel that does not get ready and says nothing is as bad as one that says why.

@@ -31,6 +31,8 @@ const RUNS: u32 = 12;
 const SEED: u64 = 1;
 /// Programs of the corpus that are run together once more, with a scan for leaked memory.
 const LEAK_SCAN: LeakScan = LeakScan::Corpus(48);
+/// Longest that the kernel without the series is looked at.
+const BASE_MAX: Duration = Duration::from_secs(3600);
 /// How often a campaign under way is told of.
 const TELL_EVERY: Duration = Duration::from_secs(15);
 /// Longest that a finding is made small: the verdict stands by then.
@@ -81,7 +83,7 @@ pub fn checks(
     until: Instant,
 ) -> Result<Vec<Check>> {
     let began = Instant::now();
-    let old = of_base(task, base, until)?;
+    let old = of_base(task, base)?;
     let mut judged: Vec<(Found, Status)> = Vec::new();
     let explored = loop {
         let known: Vec<String> = judged.iter().map(|(found, _)| found.title.clone()).collect();
@@ -139,8 +141,16 @@ fn finding(task: &Task, found: Found, status: Status) -> Check {
     }
 }
 
+/// Finds out what the kernel without the series shows, if that is not known.
+///
+/// # Errors
+/// When a guest fails for a reason that is not the kernel's.
+pub fn learn(task: &Task, base: &mut Prepared) -> Result<()> {
+    of_base(task, base).map(|_| ())
+}
+
 /// What the kernel without the series shows: kept, for it does not change.
-fn of_base(task: &Task, base: &mut Prepared, until: Instant) -> Result<Explored> {
+fn of_base(task: &Task, base: &mut Prepared) -> Result<Explored> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&sources()?).update(base.machine.config.key.as_bytes());
     hasher.update(format!("{} {} {} {:?}", task.name, task.execs, task.leaks, task.seeds).as_bytes());
@@ -152,6 +162,7 @@ fn of_base(task: &Task, base: &mut Prepared, until: Instant) -> Result<Explored>
     paths::make_dir(&dir)?;
     eprintln!("gate: {} on the kernel without the series, kept for the next time", task.name);
     let (mut known, folder) = (Vec::new(), dir.join("campaign"));
+    let until = Instant::now() + BASE_MAX;
     loop {
         let explored = explore(task, base, &folder, until, &known)?;
         let n_known = known.len();
