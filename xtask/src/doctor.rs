@@ -201,7 +201,7 @@ mod tests {
         let lines = [line("stress-ng", Need::Workload, None), room("free memory", Ok(1), 4, "x")];
         assert_eq!(verdict(&lines), Exit::Pass);
         expect![[r#"
-            MISSING  stress-ng          [for regress, bench]
+            MISSING  stress-ng          [for regress, gate, bench]
                      mend: cargo xtask setup
             slow     free memory        1 GiB, 4 GiB are advised [for kernel build, fuzz, run, test]
                      mend: x

@@ -13,6 +13,8 @@ pub mod junit;
 pub mod kcidb;
 pub mod ktap;
 pub mod outcome;
+#[cfg(test)]
+mod recipes;
 mod scenario;
 mod series;
 mod speed;

@@ -214,7 +214,7 @@ mod tests {
             read(&[mail("[PATCH 0/1] cover", ""), mail("[PATCH 1/1] mm: shout", &diff)].concat()).unwrap();
         let [piece] = &series.pieces[..] else { panic!("{series:?}") };
         assert_eq!(piece.info.subject, "mm: shout");
-        assert_eq!(piece.info.message_id.as_deref(), Some("22@b.c"));
+        assert_eq!(piece.info.message_id.as_deref(), Some("21@b.c"));
         assert_eq!(piece.info.files, ["mm/a.c"]);
         assert!(piece.is_mail && piece.patch.diff.contains("+TWO"));
     }
