@@ -13,13 +13,16 @@
 //! Guaranteed by the kernel: what is not bound cannot be opened, what is bound read-only cannot be changed, nothing is
 //! reached through a network or a terminal, nothing outlives the command. Bounds per process: private memory, CPU time,
 //! file size, open files. Bounds over all: the number of processes, by the kernel too unless root runs this on one
-//! older than 6.14; memory, wall-clock time, room on the disks, by looking ten times a second, so that they can be
-//! passed for a moment.
+//! older than 6.14; memory, wall-clock time, room on the disks, by looking ten times a second (once, where the machine is
+//! slow), so that they can be passed for a moment.
 //!
 //! Not guarded against: faults of the kernel; sockets and named pipes in folders that were bound, which work even
 //! read-only; sockets of the family `AF_VSOCK`, by which a virtual machine talks with its host and which no namespace
-//! holds; keys in the caller's session keyring; figures of this machine in `/proc`. What a command leaves in a folder it may write is as hostile as the
-//! command: links that lead anywhere, files that are set-uid to the caller. Follow no links there.
+//! holds; keys in the caller's session keyring; figures of this machine in `/proc`.
+//!
+//! What a command leaves in a folder it may write is as hostile as the command: links that lead anywhere, files that
+//! are set-uid to the caller. Follow no links there, and let nobody else run what is there. What it prints has no
+//! bound, and may hold what terminals obey.
 
 mod init;
 mod last;
@@ -143,10 +146,10 @@ impl Sandbox {
     /// machine, [`probe`] says.
     ///
     /// It exits as the program does, with 128 and the signal's number if that died by a signal; or with [`ENDED`] or
-    /// [`SETUP_FAILED`]. It dies with the thread that starts it. Its standard output and error are the program's, the
-    /// environment too; the program starts in the current folder if that is to be seen inside, else in `/`. The program's standard
-    /// input is empty: what is given is held by the sandbox until the last process is gone, as a lock is to be, because a file
-    /// that is handed in could be written, wherever it is.
+    /// [`SETUP_FAILED`]. It dies with the thread that starts it, which must be of this process. Its standard output and
+    /// error are the program's, the environment too; the program starts in the current folder if that is to be seen
+    /// inside, else in `/`. The program's standard input is empty: what is given is held by the sandbox until the last
+    /// process is gone, as a lock is to be, because a file that is handed in could be written, wherever it is.
     ///
     /// # Errors
     /// When a folder is not there, is seen at two places that exclude each other, or has no place in a sandbox.

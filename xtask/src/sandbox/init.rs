@@ -2,8 +2,8 @@
 //! The second stage of a sandbox: PID 1 inside. It builds the new root, starts the last stage, drops the old root,
 //! and reaps until the command ends; with its own end the kernel ends all that is left.
 //!
-//! The command cannot harm it: PID 1 gets no signal from inside that it does not handle, and its privileges are in a user
-//! namespace further out, so it cannot be traced or read.
+//! The command cannot harm it: PID 1 gets no signal from inside that it does not handle, and its privileges are in a
+//! user namespace further out, so it cannot be traced or read.
 
 use std::{
     env,
@@ -32,7 +32,8 @@ use super::{LAST, Plan, next_stage, process, root};
 
 /// PIDs that the kernel gives away in the first round only.
 const RESERVED_PIDS: u64 = 300;
-/// The first kernel whose `pid_max` is a PID namespace's own. Before, it is the machine's, and root could change it from here.
+/// The first kernel whose `pid_max` is a PID namespace's own. Before, it is the machine's, and root could change it from
+/// here.
 const OWN_PID_MAX: (u32, u32) = (6, 14);
 
 /// Runs the stage; returns what to exit with.
@@ -67,7 +68,8 @@ pub fn run(plan: &Plan, command: &[OsString]) -> Result<u8> {
 
 /// What the kernel counts for these namespaces. Not every kernel does, and the other limits hold without.
 fn limit_namespaces(plan: &Plan) {
-    // The last stage's is the only one: who could make another would be root in it, with much more of the kernel to attack.
+    // The last stage's is the only one: who could make another would be root in it, with much more of the kernel to
+    // attack.
     let _ = fs::write("/proc/sys/user/max_user_namespaces", "1");
     // The other limit on processes does not bind root.
     let release = utsname::uname().ok();

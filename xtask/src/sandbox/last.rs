@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The last stage of a sandbox: gives up every privilege, takes the limits, becomes the command.
 //!
-//! In a user namespace further in it is an ordinary user, whose files are the caller's outside: so it owns nothing of the
-//! mounts and namespaces around it, and `exec` takes the last capabilities away.
+//! In a user namespace further in it is an ordinary user, whose files are the caller's outside: so it owns nothing of
+//! the mounts and namespaces around it, and `exec` takes the last capabilities away.
 
 use std::{
     env,

@@ -21,7 +21,7 @@ use nix::{
 
 use super::{
     ENDED, INIT, Plan, next_stage, process, say,
-    watch::{INTERVAL, Watch},
+    watch::{INTERVAL, INTERVAL_MAX, Watch},
 };
 
 /// Runs the stage; returns what to exit with.
@@ -87,8 +87,8 @@ fn wait(mut init: Child, waiter: &Waiter, watch: &Watch) -> Result<u8> {
             say(&format!("ended: {why}"));
             return Ok(ENDED);
         }
-        // Looking takes a tenth of one core at most, however many processes this machine has.
-        pause = INTERVAL.max(cost * 10);
+        // A tenth of one core at most, however many processes this machine has; but none may slow it down much.
+        pause = (cost * 10).clamp(INTERVAL, INTERVAL_MAX);
     }
     Ok(code_of(init.wait().context("cannot wait for PID 1")?))
 }

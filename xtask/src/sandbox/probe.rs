@@ -58,7 +58,10 @@ fn mend(switches: &Switches, said: &str) -> String {
         mends.push("sysctl kernel.unprivileged_userns_clone=1");
     }
     if is(&switches.apparmor_restrict_unprivileged_userns, "1") {
-        mends.push("sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for this program that allows userns");
+        mends.push(
+            "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for this program that \
+             allows userns",
+        );
     }
     if mends.is_empty() && said.contains("EPERM") {
         mends.push(

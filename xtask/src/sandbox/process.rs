@@ -16,8 +16,8 @@ use nix::{
 
 use super::Limits;
 
-/// What the kernel allows in processes past the limit: so the watch sees that it is passed, and ends what would else wait
-/// until its time is over.
+/// What the kernel allows in processes past the limit: so the watch sees that it is passed, and ends what would else
+/// wait until its time is over.
 pub const PROCESSES_MORE: u64 = 32;
 
 /// From now on this process dies with its parent, which must be the one named.

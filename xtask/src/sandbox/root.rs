@@ -94,8 +94,8 @@ fn devices(dev: &Path) -> Result<()> {
     remount(dev, MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC)
 }
 
-/// Read-only: where root is the caller, the command owns every file of the machine in there, and there are some that need no
-/// capability to be written.
+/// Read-only: where root is the caller, the command owns every file of the machine in there, and there are some that
+/// need no capability to be written.
 fn proc(point: &Path) -> Result<()> {
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount_at(Some(Path::new("proc")), point, Some("proc"), flags, "")?;
@@ -183,8 +183,8 @@ fn mount_at(
     })
 }
 
-/// What is mounted at a point and below it, and how that is restricted already. Of several at one point the upper one counts,
-/// which is the one that gets what all of them have.
+/// What is mounted at a point and below it, and how that is restricted already. Of several at one point the upper one
+/// counts, which is the one that gets what all of them have.
 fn mounts_below(mountinfo: &[u8], point: &Path) -> BTreeMap<PathBuf, MsFlags> {
     let mut found = BTreeMap::new();
     for line in mountinfo.split(|byte| *byte == b'\n') {

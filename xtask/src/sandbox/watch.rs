@@ -14,8 +14,10 @@ use super::{Access, Limits, Plan};
 
 /// Between two looks.
 pub const INTERVAL: Duration = Duration::from_millis(100);
-/// What a command leaves of this machine's memory: it can fill it with what is no process's (files in memory, pipes), and a
-/// machine may have less than the limit to begin with.
+/// Between two looks where looking takes long.
+pub const INTERVAL_MAX: Duration = Duration::from_secs(1);
+/// What a command leaves of this machine's memory: it can fill it with what is no process's (files in memory, pipes),
+/// and a machine may have less than the limit to begin with.
 const MEMORY_LEFT_BYTES: u64 = 256 << 20;
 /// What a command leaves of a disk it writes to.
 const DISK_LEFT_BYTES: u64 = 512 << 20;

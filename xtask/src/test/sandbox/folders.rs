@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What each check of the sandbox has: folders that are bound and one that is not, a Makefile, and processes that can be found
-//! again.
+//! What each check of the sandbox has: folders that are bound and one that is not, a Makefile, and processes that can be
+//! found again.
 
 use std::{
     fs,
