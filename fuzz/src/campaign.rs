@@ -40,6 +40,8 @@ use crate::{
 const WAIT: Duration = Duration::from_millis(100);
 /// Epochs that a program of the corpus waits for a scan for leaks at most.
 const SCAN_EPOCHS_MAX: u64 = 256;
+/// Epochs that may be answered while a scan for leaks is under way.
+const SCAN_WITHIN: u64 = 16;
 /// How often the state is stored.
 const SAVE_EVERY: Duration = Duration::from_secs(3);
 /// How often a status is told.
@@ -75,8 +77,11 @@ struct Campaign<'a> {
     pace: Pace,
     corpus: CorpusDir,
     findings: Findings,
-    /// Epochs submitted and not answered, oldest first.
-    under_way: VecDeque<Job>,
+    /// Epochs submitted and not answered with their numbers, oldest first.
+    under_way: VecDeque<(u64, Job)>,
+    /// A scan for leaks, which takes as long as many other epochs, and the count of epochs when its answer is due. Others go on
+    /// meanwhile, and yet the order of answers does not hang on who is done first.
+    aside: Option<(u64, Job, u64)>,
     /// Epochs to submit before anything new.
     retries: VecDeque<Job>,
     /// Findings that are being made smaller; the first is at work.
@@ -156,6 +161,7 @@ impl<'a> Campaign<'a> {
             corpus,
             findings,
             under_way: VecDeque::new(),
+            aside: None,
             retries: VecDeque::new(),
             reducing: VecDeque::new(),
             at_start: state.counters.clone(),
@@ -184,29 +190,52 @@ impl<'a> Campaign<'a> {
                 return Ok(end);
             }
             let choosing = Instant::now();
-            while self.under_way.len() < 2 * self.config.jobs {
+            while self.under_way.len() < 2 * self.config.jobs && !self.is_enough() {
                 let Some(job) = self.next_job()? else { break };
                 let programs = job.programs.iter().map(|waiting| waiting.choice.program.clone()).collect();
                 let (canary, leak_scan) = (self.config.canary, job.leak_scan);
-                guests.submit(Epoch { programs, canary, leak_scan, ..Epoch::default() })?;
-                self.under_way.push_back(job);
+                let number = guests.submit(Epoch { programs, canary, leak_scan, ..Epoch::default() })?;
+                if job.purpose == Purpose::Leaks {
+                    self.aside = Some((number, job, self.counters.epochs + SCAN_WITHIN));
+                } else {
+                    self.under_way.push_back((number, job));
+                }
             }
             self.phase("choose", choosing);
             let waiting = Instant::now();
-            let answer = guests.next(WAIT)?;
-            self.phase("guests", waiting);
-            if let (Some(outcome), Some(job)) =
-                (&answer, answer.as_ref().and_then(|_| self.under_way.pop_front()))
-            {
-                self.digest(job, outcome, guests)?;
+            if let Some(wanted) = self.wanted() {
+                let answer = guests.answer(wanted, WAIT)?;
+                self.phase("guests", waiting);
+                if let (Some(outcome), Some(job)) = (&answer, answer.as_ref().and_then(|_| self.take(wanted)))
+                {
+                    self.digest(job, outcome, guests)?;
+                }
             }
             self.tick()?;
         }
     }
 
+    /// The epoch whose answer is next.
+    fn wanted(&self) -> Option<u64> {
+        let front = self.under_way.front().map(|(number, _)| *number);
+        let is_due = |due: u64| due <= self.counters.epochs || front.is_none() || self.is_enough();
+        self.aside.as_ref().filter(|(_, _, due)| is_due(*due)).map(|(number, _, _)| *number).or(front)
+    }
+
+    fn take(&mut self, wanted: u64) -> Option<Job> {
+        if let Some((_, job, _)) = self.aside.take_if(|(number, _, _)| *number == wanted) {
+            return Some(job);
+        }
+        self.under_way.pop_front().map(|(_, job)| job)
+    }
+
+    fn is_enough(&self) -> bool {
+        self.config.execs_max.is_some_and(|max| self.counters.execs >= max)
+    }
+
     fn end(&self) -> Option<CampaignEnd> {
         let is_over = self.config.time_max.is_some_and(|max| self.started.elapsed() >= max);
-        let is_enough = self.config.execs_max.is_some_and(|max| self.counters.execs >= max);
+        let is_enough = self.is_enough() && self.aside.is_none();
         if self.no_boot {
             Some(CampaignEnd::NoBoot)
         } else if self.infrastructure_in_a_row >= INFRASTRUCTURE_IN_A_ROW_MAX {
@@ -250,6 +279,9 @@ impl<'a> Campaign<'a> {
     /// boot.
     fn next_leak_scan(&mut self) -> Option<Vec<Waiting>> {
         let LeakScan::Corpus(n_programs) = self.config.leak_scan else { return None };
+        if self.aside.is_some() {
+            return None;
+        }
         let is_late = self.since_scan >= SCAN_EPOCHS_MAX && !self.unscanned.is_empty();
         if self.unscanned.len() < n_programs && !is_late {
             return None;

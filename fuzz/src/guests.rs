@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a campaign asks of the machines it fuzzes: run epochs side by side, answer them in order.
+//! What a campaign asks of the machines it fuzzes: run epochs side by side, answer them in the order that they are asked for.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,20 +13,20 @@ use serde::{Deserialize, Serialize};
 /// A pool of guests.
 ///
 /// # Invariants
-/// Every submitted epoch is answered exactly once, unless it is cancelled, and answers come in order of submission
-/// whichever guest is done first: that is what makes a campaign over the deterministic engine reproducible.
+/// Every submitted epoch is answered exactly once, unless it is cancelled, and answers come when they are asked for whichever
+/// guest is done first: that is what makes a campaign over the deterministic engine reproducible.
 pub trait Guests {
-    /// Queues an epoch and returns at once. All programs of the epoch have the same schedule.
+    /// Queues an epoch and returns its number at once. All programs of the epoch have the same schedule.
     ///
     /// # Errors
     /// When no guest can ever run it; an epoch that merely fails is an answer, not an error.
-    fn submit(&mut self, epoch: Epoch) -> anyhow::Result<()>;
+    fn submit(&mut self, epoch: Epoch) -> anyhow::Result<u64>;
 
-    /// The answer to the oldest epoch without one; `None` when it did not come within `wait`.
+    /// The answer to an epoch; `None` when it did not come within `wait`.
     ///
     /// # Errors
     /// When the pool itself is broken.
-    fn next(&mut self, wait: Duration) -> anyhow::Result<Option<EpochOutcome>>;
+    fn answer(&mut self, number: u64, wait: Duration) -> anyhow::Result<Option<EpochOutcome>>;
 
     /// Ends what runs and forgets every epoch not yet answered.
     fn cancel(&mut self);

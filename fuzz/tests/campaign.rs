@@ -167,8 +167,8 @@ fn a_finding_replays_from_its_folder() {
     for note in &summary.findings {
         use fuzz::guests::Guests;
         let mut guests = FakeGuests::healthy();
-        guests.submit(findings::load(&note.dir).unwrap().epoch()).unwrap();
-        let outcome = guests.next(Duration::ZERO).unwrap().unwrap();
+        let number = guests.submit(findings::load(&note.dir).unwrap().epoch()).unwrap();
+        let outcome = guests.answer(number, Duration::ZERO).unwrap().unwrap();
         assert_eq!(judge(&outcome.console)[0].title, note.title);
     }
 }

@@ -42,6 +42,8 @@ pub struct Pool {
     early: BTreeMap<u64, EpochOutcome>,
     n_submitted: u64,
     n_answered: u64,
+    /// Epochs with lower numbers are not waited for.
+    n_cancelled: u64,
     _run_dir: RunDir,
 }
 
@@ -89,6 +91,7 @@ impl Pool {
             early: BTreeMap::new(),
             n_submitted: 0,
             n_answered: 0,
+            n_cancelled: 0,
             _run_dir: own_dir,
         })
     }
@@ -106,25 +109,32 @@ impl Pool {
         self.shared.snapshot(schedule, leaks)
     }
 
-    /// Queues an epoch.
-    pub fn submit(&mut self, epoch: Epoch) {
-        lock(&self.shared.queue).epochs.push_back((self.n_submitted, epoch));
+    /// Queues an epoch; its number.
+    pub fn submit(&mut self, epoch: Epoch) -> u64 {
+        let number = self.n_submitted;
+        lock(&self.shared.queue).epochs.push_back((number, epoch));
         self.n_submitted += 1;
         self.shared.wake.notify_one();
+        number
     }
 
-    /// The answer to the oldest epoch without one, if it comes within `wait`.
+    /// The answer to the oldest epoch without one, if it comes within `wait`. For callers that take all answers this way.
     pub fn next(&mut self, wait: Duration) -> Option<EpochOutcome> {
+        let outcome = self.take(self.n_answered, wait)?;
+        self.n_answered += 1;
+        Some(outcome)
+    }
+
+    /// The answer to an epoch, if it comes within `wait`.
+    pub fn take(&mut self, wanted: u64, wait: Duration) -> Option<EpochOutcome> {
         let deadline = std::time::Instant::now() + wait;
         loop {
-            if let Some(outcome) = self.early.remove(&self.n_answered) {
-                self.n_answered += 1;
+            if let Some(outcome) = self.early.remove(&wanted) {
                 return Some(outcome);
             }
             let left = deadline.saturating_duration_since(std::time::Instant::now());
             let (number, outcome) = self.outcomes.recv_timeout(left).ok()?;
-            // Answers to cancelled epochs have old numbers.
-            if number >= self.n_answered {
+            if number >= self.n_cancelled {
                 self.early.insert(number, outcome);
             }
         }
@@ -144,6 +154,7 @@ impl Pool {
     pub fn cancel(&mut self) {
         lock(&self.shared.queue).epochs.clear();
         self.n_answered = self.n_submitted;
+        self.n_cancelled = self.n_submitted;
         self.early.clear();
     }
 }

@@ -364,13 +364,12 @@ pub struct PoolGuests {
 }
 
 impl Guests for PoolGuests {
-    fn submit(&mut self, epoch: Epoch) -> Result<()> {
-        self.pool.submit(epoch);
-        Ok(())
+    fn submit(&mut self, epoch: Epoch) -> Result<u64> {
+        Ok(self.pool.submit(epoch))
     }
 
-    fn next(&mut self, wait: Duration) -> Result<Option<EpochOutcome>> {
-        Ok(self.pool.next(wait))
+    fn answer(&mut self, number: u64, wait: Duration) -> Result<Option<EpochOutcome>> {
+        Ok(self.pool.take(number, wait))
     }
 
     fn cancel(&mut self) {

@@ -256,7 +256,9 @@ impl Rerun {
         each: &mut dyn FnMut(usize, Option<EpochOutcome>) -> Result<()>,
     ) -> Result<()> {
         if let Some(pool) = &mut self.pool {
-            epochs.iter().for_each(|epoch| pool.submit(epoch.clone()));
+            for epoch in epochs {
+                pool.submit(epoch.clone());
+            }
             return (0..epochs.len()).try_for_each(|n| each(n, pool.next(RUN_LIMIT)));
         }
         for (n, epoch) in epochs.iter().enumerate() {

@@ -2,10 +2,7 @@
 //! Guests made of a small deterministic model instead of a kernel. The loop is under test here; real guests are tested
 //! where they live.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use abi::layout::{alloc_flag, kind, lru_mode};
 use anyhow::Result;
@@ -28,7 +25,8 @@ pub const BOOT: &str = "WARNING in start_kernel";
 
 /// A pool with a model in it.
 pub struct FakeGuests {
-    waiting: VecDeque<Epoch>,
+    waiting: BTreeMap<u64, Epoch>,
+    n_submitted: u64,
     /// Epochs answered.
     pub n_answered: u64,
     /// Programs of every epoch that was answered.
@@ -53,7 +51,7 @@ pub enum Trouble {
 
 impl FakeGuests {
     pub fn new(trouble: fn(u64) -> Trouble) -> FakeGuests {
-        FakeGuests { waiting: VecDeque::new(), n_answered: 0, sizes: Vec::new(), trouble }
+        FakeGuests { waiting: BTreeMap::new(), n_submitted: 0, n_answered: 0, sizes: Vec::new(), trouble }
     }
 
     pub fn healthy() -> FakeGuests {
@@ -62,15 +60,16 @@ impl FakeGuests {
 }
 
 impl Guests for FakeGuests {
-    fn submit(&mut self, epoch: Epoch) -> Result<()> {
+    fn submit(&mut self, epoch: Epoch) -> Result<u64> {
         let schedule = epoch.programs[0].schedule;
         assert!(epoch.programs.iter().all(|program| program.schedule == schedule), "one schedule an epoch");
-        self.waiting.push_back(epoch);
-        Ok(())
+        self.n_submitted += 1;
+        self.waiting.insert(self.n_submitted, epoch);
+        Ok(self.n_submitted)
     }
 
-    fn next(&mut self, _wait: Duration) -> Result<Option<EpochOutcome>> {
-        let Some(epoch) = self.waiting.pop_front() else { return Ok(None) };
+    fn answer(&mut self, number: u64, _wait: Duration) -> Result<Option<EpochOutcome>> {
+        let Some(epoch) = self.waiting.remove(&number) else { return Ok(None) };
         self.n_answered += 1;
         self.sizes.push(epoch.programs.len());
         match (self.trouble)(self.n_answered) {

@@ -51,7 +51,9 @@ pub fn deterministic(checks: &mut Checks, prepared: &Prepared) {
             let epoch = epoch(idx)?;
             // A scan for leaks takes most of a minute of a busy host, so once is enough there.
             let n_runs = if epoch.leak_scan { 1 } else { 2 };
-            (0..n_runs).for_each(|_| pool.submit(epoch.clone()));
+            for _ in 0..n_runs {
+                pool.submit(epoch.clone());
+            }
             let mut consoles = Vec::new();
             for _ in 0..n_runs {
                 let outcome = pool.next(2 * Limits::default().wall + det::BOOT_LIMIT).context("no answer")?;
