@@ -4,6 +4,7 @@
 //! the same base gets the same verdict on any host.
 
 pub mod b4;
+mod compile;
 pub mod example;
 pub mod github;
 mod guests;
@@ -28,9 +29,10 @@ use std::{
 };
 
 use ::fuzz::corpus;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
-use harness::{guest::Leaks, machine::MachineError, plain};
+use harness::{machine::MachineError, plain};
+use tempfile::TempDir;
 
 use self::{
     guests::Task,
@@ -41,8 +43,7 @@ use crate::{
     accel::AccelChoice,
     bisect::git::History,
     exit::{self, Exit, Unfit},
-    fuzz,
-    kernel::{Begin, Kernel, Trust, Workbench, artifact},
+    kernel::{Kernel, Trust, artifact},
     matrix::{self, Instance},
     paths::{self, Cache},
     prepare::{self, Engine, INSTANCE, MachineArgs, Prepared},
@@ -126,14 +127,18 @@ pub fn run(args: &GateArgs) -> exit::Outcome {
         sandbox::probe()?;
     }
     let Inputs { linux, source, series, history } = inputs(args, &cache, &instance)?;
-    let steps = Vec::new();
-    let mut gate =
-        Gate { args, cache, instance, linux, series, history, trust, began: Instant::now(), steps };
+    // There are gigabytes of them, and of a series that is well nobody looks at them again.
+    let snapshots = tempfile::tempdir_in(cache.dir("gate")?).context("folder for snapshots")?;
+    let (steps, began) = (Vec::new(), Instant::now());
+    let mut gate = Gate { args, cache, instance, linux, series, history, trust, snapshots, began, steps };
     let mut base = gate.prepare(&gate.instance.name, Trust::Own, &[])?;
     gate.learn(&mut base)?;
     // What it takes to have something to compare with is not the series' time.
     gate.began = Instant::now();
     let patched = gate.all(&mut base)?;
+    if gate.steps.iter().any(|step| step.status() == Status::Fail) {
+        gate.keep_snapshots()?;
+    }
     let outcome = gate.outcome(&base, patched, source);
     show(args, &outcome)?;
     Ok(match outcome.verdict {
@@ -187,6 +192,8 @@ struct Gate<'a> {
     series: Series,
     history: Option<(History, String)>,
     trust: Trust,
+    /// Of kernels with the series.
+    snapshots: TempDir,
     began: Instant,
     steps: Vec<Step>,
 }
@@ -195,10 +202,10 @@ impl Gate<'_> {
     /// Finds out what the kernel without the series shows, where that is not known from an earlier gate.
     fn learn(&self, base: &mut Prepared) -> Result<()> {
         if self.wants("scenarios") {
-            guests::learn(&scenarios(&self.instance.name)?, base)?;
+            guests::learn(&scenario::task(&self.instance.name)?, base)?;
             for sibling in self.siblings()? {
                 let mut base = self.prepare(&sibling, Trust::Own, &[])?;
-                guests::learn(&scenarios(&sibling)?, &mut base)?;
+                guests::learn(&scenario::task(&sibling)?, &mut base)?;
             }
         }
         if self.wants("campaign") {
@@ -281,97 +288,6 @@ impl Gate<'_> {
         self.steps.push(Step { name: name.to_owned(), checks, seconds: began.elapsed().as_secs_f64() });
     }
 
-    /// The kernel with the series; whether there is one.
-    fn build(&mut self) -> Result<bool> {
-        let began = Instant::now();
-        if let Err((nth, error)) = self.three_way() {
-            self.step("apply", began, vec![Check { patch: Some(nth), ..blame("apply", &error) }]);
-            return Ok(false);
-        }
-        let (cache, instance, linux) = (self.cache.clone(), self.instance.clone(), self.linux.clone());
-        let bench = Workbench::open(&cache, &instance, linux.as_deref(), self.trust, Begin::Afresh)?;
-        let patches = self.series.patches();
-        for n in 1..=patches.len() {
-            if let Err(error) = bench.apply(&patches[..n]) {
-                let check = refusal(error, "apply")?;
-                self.step("apply", began, vec![Check { patch: Some(n - 1), ..check }]);
-                return Ok(false);
-            }
-        }
-        let check = match bench.build(&self.series.files()) {
-            Ok(kernel) => guests::check("kernel", Status::Pass, &kernel.release),
-            Err(error) => refusal(error, "kernel")?,
-        };
-        let builds = check.status == Status::Pass;
-        self.step("build", began, vec![check]);
-        Ok(builds)
-    }
-
-    /// Each patch by itself. Compilers that say more have other options, and all that is compiled once more for them is in the
-    /// way of a build: so this comes after it.
-    fn hygiene(&mut self) -> Result<()> {
-        let began = Instant::now();
-        let (cache, instance, linux) = (self.cache.clone(), self.instance.clone(), self.linux.clone());
-        let bench = Workbench::open(&cache, &instance, linux.as_deref(), self.trust, Begin::AsItIs)?;
-        let checks = hygiene::checks(&bench, &self.series)?;
-        self.step("hygiene", began, checks);
-        // It is the first thing that a reader wants to know.
-        self.steps.rotate_right(1);
-        Ok(())
-    }
-
-    /// Makes the patches such that they apply as they are, where there is a history to do it with.
-    fn three_way(&mut self) -> Result<(), (usize, anyhow::Error)> {
-        let Some((history, commit)) = &self.history else { return Ok(()) };
-        let files = self.series.files();
-        let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
-        let diffs = history.three_way(commit, &files)?;
-        self.series.replace(&self.cache, diffs).map_err(|error| (0, error))
-    }
-
-    /// Each scenario, on each instance that is this kernel under other arguments.
-    fn scenarios(&mut self, base: &mut Prepared, patched: &mut Prepared) -> Result<()> {
-        let began = Instant::now();
-        let all = scenario::all()?;
-        let what: String = all.iter().map(|one| format!("{}: {}\n", one.name, one.what)).collect();
-        let mut others = Vec::new();
-        for sibling in self.siblings()? {
-            let base = self.prepare(&sibling, Trust::Own, &[])?;
-            let patched = self.prepare(&sibling, self.trust, &self.series.files())?;
-            others.push((sibling, base, patched));
-        }
-        // Side by side: a boot keeps one core busy. One that fails is met again, and told, when it is its turn.
-        thread::scope(|scope| {
-            let others = others.iter_mut().map(|(_, _, patched)| patched);
-            for prepared in std::iter::once(&mut *patched).chain(others) {
-                scope.spawn(|| prepared.boot(&fuzz::SCHEDULES[..1], Leaks::Ignore).ok());
-            }
-        });
-        let (dir, until, name) = (self.dir()?, self.until(1.0 - SPEED_SHARE), self.instance.name.clone());
-        let own = guests::checks(&scenarios(&name)?, base, patched, &dir.join(&name), until);
-        let mut checks = unless_it_does_not_boot(own)?;
-        for (name, base, patched) in &mut others {
-            if checks.iter().any(|check| check.status == Status::Fail) {
-                break;
-            }
-            let found = guests::checks(&scenarios(name)?, base, patched, &dir.join(&*name), until);
-            checks.extend(unless_it_does_not_boot(found)?);
-        }
-        checks
-            .iter_mut()
-            .filter(|check| check.status == Status::Pass)
-            .for_each(|check| check.detail.clone_from(&what));
-        self.step("scenarios", began, checks);
-        Ok(())
-    }
-
-    /// Instances that are this kernel under other arguments.
-    fn siblings(&self) -> Result<Vec<String>> {
-        let own = &self.instance;
-        let is_sibling = |one: &Instance| one.kernel_name() == own.kernel_name() && one.name != own.name;
-        Ok(matrix::load()?.into_iter().filter(is_sibling).map(|one| one.name).collect())
-    }
-
     fn performance(&mut self) -> Result<()> {
         let began = Instant::now();
         let checks = match speed::instance(&self.instance)? {
@@ -399,7 +315,27 @@ impl Gate<'_> {
         self.args.jobs.unwrap_or(cores).max(1)
     }
 
+    /// Findings begin with them.
+    fn keep_snapshots(&self) -> Result<()> {
+        let all = self.cache.dir("snapshots")?;
+        for entry in std::fs::read_dir(self.snapshots.path())?.flatten() {
+            let place = all.join(entry.file_name());
+            if !place.exists() {
+                std::fs::rename(entry.path(), &place).with_context(|| place.display().to_string())?;
+            }
+        }
+        Ok(())
+    }
+
     fn prepare(&self, instance: &str, trust: Trust, patches: &[PathBuf]) -> Result<Prepared> {
+        let mut prepared = self.machine(instance, trust, patches)?;
+        if !patches.is_empty() {
+            prepared.snapshots = self.snapshots.path().to_owned();
+        }
+        Ok(prepared)
+    }
+
+    fn machine(&self, instance: &str, trust: Trust, patches: &[PathBuf]) -> Result<Prepared> {
         prepare::prepare(&MachineArgs {
             instance: instance.to_owned(),
             linux: self.linux.clone(),
@@ -436,30 +372,6 @@ impl Gate<'_> {
             seconds: self.began.elapsed().as_secs_f64(),
         }
     }
-}
-
-/// An error that the series is to blame for, as a check that failed.
-///
-/// # Errors
-/// Those that it is not to blame for.
-fn refusal(error: anyhow::Error, name: &str) -> Result<Check> {
-    if exit::exit_of(&error) != Exit::Usage && !error.chain().any(|cause| cause.is::<Unfit>()) {
-        return Err(error);
-    }
-    Ok(blame(name, &error))
-}
-
-fn blame(name: &str, error: &anyhow::Error) -> Check {
-    let text = format!("{error:#}");
-    let first = text.lines().find(|line| line.contains("error")).unwrap_or(&text);
-    Check { detail: plain::block(&text), ..guests::check(name, Status::Fail, &plain::line(first, 300)) }
-}
-
-/// The scenarios, on an instance.
-fn scenarios(instance: &str) -> Result<Task> {
-    let seeds = scenario::all()?.iter().map(scenario::Scenario::program).collect::<Result<Vec<_>>>()?;
-    let (name, execs) = (instance.to_owned(), seeds.len() as u64);
-    Ok(Task { name, seeds, execs, leaks: false, one_schedule: true })
 }
 
 /// A kernel that does not get ready and says nothing is as bad as one that says why.

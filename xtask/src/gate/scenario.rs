@@ -7,13 +7,26 @@
 //! program: |            # as `cargo xtask run` takes it
 //! ```
 
-use std::path::Path;
+use std::{path::Path, thread, time::Instant};
 
 use anyhow::{Result, ensure};
-use harness::program::Program;
+use harness::{guest::Leaks, program::Program};
 use serde::Deserialize;
 
-use crate::{paths, usage};
+use super::{
+    Gate, SPEED_SHARE,
+    guests::{self, Task},
+    outcome::Status,
+    unless_it_does_not_boot,
+};
+use crate::{
+    fuzz,
+    kernel::Trust,
+    matrix::{self, Instance},
+    paths,
+    prepare::Prepared,
+    usage,
+};
 
 /// A scenario.
 #[derive(Clone, Debug, Deserialize)]
@@ -58,6 +71,61 @@ fn read(path: &Path) -> Result<Scenario> {
     let scenario: Scenario = paths::parse_yaml(&text, path)?;
     scenario.program().map_err(|error| broken(&error))?;
     Ok(scenario)
+}
+
+/// The suite, on an instance.
+///
+/// # Errors
+/// When one is broken.
+pub fn task(instance: &str) -> Result<Task> {
+    let seeds = all()?.iter().map(Scenario::program).collect::<Result<Vec<_>>>()?;
+    let (name, execs) = (instance.to_owned(), seeds.len() as u64);
+    Ok(Task { name, seeds, execs, leaks: false, one_schedule: true })
+}
+
+impl Gate<'_> {
+    /// Each scenario, on each instance that is this kernel under other arguments.
+    pub fn scenarios(&mut self, base: &mut Prepared, patched: &mut Prepared) -> Result<()> {
+        let began = Instant::now();
+        let all = all()?;
+        let what: String = all.iter().map(|one| format!("{}: {}\n", one.name, one.what)).collect();
+        let mut others = Vec::new();
+        for sibling in self.siblings()? {
+            let base = self.prepare(&sibling, Trust::Own, &[])?;
+            let patched = self.prepare(&sibling, self.trust, &self.series.files())?;
+            others.push((sibling, base, patched));
+        }
+        // Side by side: a boot keeps one core busy. One that fails is met again, and told, when it is its turn.
+        thread::scope(|scope| {
+            let others = others.iter_mut().map(|(_, _, patched)| patched);
+            for prepared in std::iter::once(&mut *patched).chain(others) {
+                scope.spawn(|| prepared.boot(&fuzz::SCHEDULES[..1], Leaks::Ignore).ok());
+            }
+        });
+        let (dir, until, name) = (self.dir()?, self.until(1.0 - SPEED_SHARE), self.instance.name.clone());
+        let own = guests::checks(&task(&name)?, base, patched, &dir.join(&name), until);
+        let mut checks = unless_it_does_not_boot(own)?;
+        for (name, base, patched) in &mut others {
+            if checks.iter().any(|check| check.status == Status::Fail) {
+                break;
+            }
+            let found = guests::checks(&task(name)?, base, patched, &dir.join(&*name), until);
+            checks.extend(unless_it_does_not_boot(found)?);
+        }
+        checks
+            .iter_mut()
+            .filter(|check| check.status == Status::Pass)
+            .for_each(|check| check.detail.clone_from(&what));
+        self.step("scenarios", began, checks);
+        Ok(())
+    }
+
+    /// Instances that are this kernel under other arguments.
+    pub fn siblings(&self) -> Result<Vec<String>> {
+        let own = &self.instance;
+        let is_sibling = |one: &Instance| one.kernel_name() == own.kernel_name() && one.name != own.name;
+        Ok(matrix::load()?.into_iter().filter(is_sibling).map(|one| one.name).collect())
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The steps that need no guest: does the series apply, does the kernel with it build, what do a reviewer's tools say.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::Result;
+use harness::plain;
+
+use super::{
+    Gate, guests, hygiene,
+    outcome::{Check, Status},
+};
+use crate::{
+    exit::{self, Exit, Unfit},
+    kernel::{Begin, Workbench},
+};
+
+impl Gate<'_> {
+    /// The kernel with the series; whether there is one.
+    pub fn build(&mut self) -> Result<bool> {
+        let began = Instant::now();
+        if let Err((nth, error)) = self.three_way() {
+            self.step("apply", began, vec![Check { patch: Some(nth), ..blame("apply", &error) }]);
+            return Ok(false);
+        }
+        let (cache, instance, linux) = (self.cache.clone(), self.instance.clone(), self.linux.clone());
+        let bench = Workbench::open(&cache, &instance, linux.as_deref(), self.trust, Begin::Afresh)?;
+        let patches = self.series.patches();
+        for n in 1..=patches.len() {
+            if let Err(error) = bench.apply(&patches[..n]) {
+                let check = refusal(error, "apply")?;
+                self.step("apply", began, vec![Check { patch: Some(n - 1), ..check }]);
+                return Ok(false);
+            }
+        }
+        let check = match bench.build(&self.series.files()) {
+            Ok(kernel) => guests::check("kernel", Status::Pass, &kernel.release),
+            Err(error) => refusal(error, "kernel")?,
+        };
+        let builds = check.status == Status::Pass;
+        self.step("build", began, vec![check]);
+        Ok(builds)
+    }
+
+    /// Each patch by itself. Compilers that say more have other options, and all that is compiled once more for them is in the
+    /// way of a build: so this comes after it.
+    pub fn hygiene(&mut self) -> Result<()> {
+        let began = Instant::now();
+        let (cache, instance, linux) = (self.cache.clone(), self.instance.clone(), self.linux.clone());
+        let bench = Workbench::open(&cache, &instance, linux.as_deref(), self.trust, Begin::AsItIs)?;
+        let checks = hygiene::checks(&bench, &self.series)?;
+        self.step("hygiene", began, checks);
+        // It is the first thing that a reader wants to know.
+        self.steps.rotate_right(1);
+        Ok(())
+    }
+
+    /// Makes the patches such that they apply as they are, where there is a history to do it with.
+    fn three_way(&mut self) -> Result<(), (usize, anyhow::Error)> {
+        let Some((history, commit)) = &self.history else { return Ok(()) };
+        let files = self.series.files();
+        let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+        let diffs = history.three_way(commit, &files)?;
+        self.series.replace(&self.cache, diffs).map_err(|error| (0, error))
+    }
+}
+
+/// An error that the series is to blame for, as a check that failed.
+///
+/// # Errors
+/// Those that it is not to blame for.
+fn refusal(error: anyhow::Error, name: &str) -> Result<Check> {
+    if exit::exit_of(&error) != Exit::Usage && !error.chain().any(|cause| cause.is::<Unfit>()) {
+        return Err(error);
+    }
+    Ok(blame(name, &error))
+}
+
+fn blame(name: &str, error: &anyhow::Error) -> Check {
+    let text = format!("{error:#}");
+    let first = text.lines().find(|line| line.contains("error")).unwrap_or(&text);
+    Check { detail: plain::block(&text), ..guests::check(name, Status::Fail, &plain::line(first, 300)) }
+}
