@@ -241,7 +241,7 @@ impl Gate<'_> {
                     "the guest modules do not build against it: {}",
                     plain::line(&format!("{error:#}"), 400)
                 );
-                self.step("boot", began, vec![guests::check("interface", Status::Unsure, &text)]);
+                self.step("boot", began, vec![Check::new("interface", Status::Unsure, &text)]);
                 return Ok(None);
             }
             Err(error) => return Err(error),
@@ -291,7 +291,7 @@ impl Gate<'_> {
     fn performance(&mut self) -> Result<()> {
         let began = Instant::now();
         let checks = match speed::instance(&self.instance)? {
-            None => vec![guests::check(
+            None => vec![Check::new(
                 "speed",
                 Status::Skip,
                 "the matrix has no instance without debugging on this source",
@@ -379,7 +379,7 @@ fn unless_it_does_not_boot(checks: Result<Vec<Check>>) -> Result<Vec<Check>> {
     checks.or_else(|error| match error.downcast_ref::<MachineError>() {
         Some(MachineError::NotReady { .. }) => Ok(vec![Check {
             detail: plain::block(&format!("{error:#}")),
-            ..guests::check("boot", Status::Fail, "the kernel with the series does not boot")
+            ..Check::new("boot", Status::Fail, "the kernel with the series does not boot")
         }]),
         _ => Err(error),
     })

@@ -10,7 +10,7 @@ use anyhow::Result;
 use harness::plain;
 
 use super::{
-    Gate, guests, hygiene,
+    Gate, hygiene,
     outcome::{Check, Status},
 };
 use crate::{
@@ -37,7 +37,7 @@ impl Gate<'_> {
             }
         }
         let check = match bench.build(&self.series.files()) {
-            Ok(kernel) => guests::check("kernel", Status::Pass, &kernel.release),
+            Ok(kernel) => Check::new("kernel", Status::Pass, &kernel.release),
             Err(error) => refusal(error, "kernel")?,
         };
         let builds = check.status == Status::Pass;
@@ -82,5 +82,5 @@ fn refusal(error: anyhow::Error, name: &str) -> Result<Check> {
 fn blame(name: &str, error: &anyhow::Error) -> Check {
     let text = format!("{error:#}");
     let first = text.lines().find(|line| line.contains("error")).unwrap_or(&text);
-    Check { detail: plain::block(&text), ..guests::check(name, Status::Fail, &plain::line(first, 300)) }
+    Check { detail: plain::block(&text), ..Check::new(name, Status::Fail, &plain::line(first, 300)) }
 }

@@ -55,16 +55,7 @@ fn kernel(release: &str, key: &str) -> KernelInfo {
 }
 
 fn check(name: &str, status: Status, text: &str) -> Check {
-    Check {
-        name: name.to_owned(),
-        status,
-        patch: None,
-        text: text.to_owned(),
-        detail: String::new(),
-        place: None,
-        folder: None,
-        seconds: 0.5,
-    }
+    Check { seconds: 0.5, ..Check::new(name, status, text) }
 }
 
 fn step(name: &str, seconds: f64, checks: Vec<Check>) -> Step {

@@ -121,22 +121,8 @@ pub fn checks(
         (false, true) => (Status::Note, format!("{text}: ended with what it found")),
         (false, false) => (Status::Unsure, format!("{text}, then the time was over")),
     };
-    checks.push(Check { seconds: began.elapsed().as_secs_f64(), ..check(&task.name, status, &text) });
+    checks.push(Check { seconds: began.elapsed().as_secs_f64(), ..Check::new(&task.name, status, &text) });
     Ok(checks)
-}
-
-/// A check that says no more than this.
-pub fn check(name: &str, status: Status, text: &str) -> Check {
-    Check {
-        name: name.to_owned(),
-        status,
-        patch: None,
-        text: text.to_owned(),
-        detail: String::new(),
-        place: None,
-        folder: None,
-        seconds: 0.0,
-    }
 }
 
 fn finding(task: &Task, found: Found, status: Status) -> Check {
@@ -144,7 +130,7 @@ fn finding(task: &Task, found: Found, status: Status) -> Check {
     Check {
         detail: report,
         folder: Some(found.dir),
-        ..check(&format!("{} after {} programs", task.name, found.execs), status, &found.title)
+        ..Check::new(&format!("{} after {} programs", task.name, found.execs), status, &found.title)
     }
 }
 

@@ -78,16 +78,7 @@ fn files(piece: &Piece) -> impl Iterator<Item = &str> {
 }
 
 fn check(nth: usize, name: &str, status: Status, text: &str) -> Check {
-    Check {
-        name: name.to_owned(),
-        status,
-        patch: Some(nth),
-        text: text.to_owned(),
-        detail: String::new(),
-        place: None,
-        folder: None,
-        seconds: 0.0,
-    }
+    Check { patch: Some(nth), ..Check::new(name, status, text) }
 }
 
 fn warning(nth: usize, said: Said) -> Check {

@@ -117,6 +117,22 @@ pub struct Outcome {
     pub seconds: f64,
 }
 
+impl Check {
+    /// A check that says no more than this, and took no time.
+    pub fn new(name: &str, status: Status, text: &str) -> Check {
+        Check {
+            name: name.to_owned(),
+            status,
+            patch: None,
+            text: text.to_owned(),
+            detail: String::new(),
+            place: None,
+            folder: None,
+            seconds: 0.0,
+        }
+    }
+}
+
 impl Step {
     /// The worst of its checks.
     pub fn status(&self) -> Status {
@@ -146,22 +162,8 @@ pub fn verdict(steps: &[Step]) -> (Verdict, String) {
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use super::*;
-
-    /// A check that says no more than this.
-    pub fn check(name: &str, status: Status, text: &str) -> Check {
-        Check {
-            name: name.to_owned(),
-            status,
-            patch: None,
-            text: text.to_owned(),
-            detail: String::new(),
-            place: None,
-            folder: None,
-            seconds: 0.5,
-        }
-    }
 
     fn step(name: &str, checks: Vec<Check>) -> Step {
         Step { name: name.to_owned(), checks, seconds: 1.0 }
@@ -169,10 +171,14 @@ pub mod tests {
 
     #[test]
     fn new_findings_outrank_gaps_and_old_ones_do_not_count() {
-        let old = || step("corpus", vec![check("replay", Status::Old, "INFO: task hung in a")]);
-        let gap = || step("campaign", vec![check("campaign", Status::Unsure, "no time left")]);
-        let new =
-            || step("boot", vec![check("boot", Status::Fail, "BUG: bad"), check("x", Status::Fail, "y")]);
+        let old = || step("corpus", vec![Check::new("replay", Status::Old, "INFO: task hung in a")]);
+        let gap = || step("campaign", vec![Check::new("campaign", Status::Unsure, "no time left")]);
+        let new = || {
+            step(
+                "boot",
+                vec![Check::new("boot", Status::Fail, "BUG: bad"), Check::new("x", Status::Fail, "y")],
+            )
+        };
         assert_eq!(verdict(&[old()]), (Verdict::Pass, "nothing new".to_owned()));
         assert_eq!(verdict(&[old(), gap()]).0, Verdict::Unsure);
         let (verdict, why) = verdict(&[old(), gap(), new()]);
@@ -181,7 +187,8 @@ pub mod tests {
 
     #[test]
     fn what_a_series_mends_is_credited() {
-        let fixed = step("corpus", vec![check("replay", Status::Fixed, "INFO: task hung in shrinker_free")]);
+        let fixed =
+            step("corpus", vec![Check::new("replay", Status::Fixed, "INFO: task hung in shrinker_free")]);
         let (verdict, why) = verdict(&[fixed]);
         assert_eq!((verdict, why.as_str()), (Verdict::Pass, "fixes: INFO: task hung in shrinker_free (old)"));
     }

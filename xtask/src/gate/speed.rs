@@ -8,7 +8,6 @@ use anyhow::Result;
 use harness::{guest::Execution, plain};
 
 use super::{
-    guests,
     outcome::{Check, Status},
     series::Series,
 };
@@ -59,7 +58,7 @@ pub fn checks(
     for name in WORKLOADS {
         let began = Instant::now();
         if began >= until {
-            checks.push(guests::check(name, Status::Unsure, "no time was left"));
+            checks.push(Check::new(name, Status::Unsure, "no time was left"));
             continue;
         }
         let workload = workload::find(name)?;
@@ -71,7 +70,7 @@ pub fn checks(
             Err(error) if error.chain().any(|cause| cause.is::<Unfit>()) => {
                 let text =
                     format!("does not build without debugging: {}", plain::line(&format!("{error:#}"), 300));
-                checks.push(guests::check(name, Status::Fail, &text));
+                checks.push(Check::new(name, Status::Fail, &text));
                 continue;
             }
             Err(error) => return Err(error),
@@ -124,5 +123,5 @@ fn of_line(workload: &str, line: &Line, measured: &Measured) -> Check {
         stack.frames.iter().for_each(|frame| detail.push_str(&format!("  {frame}\n")));
     }
     measured.failures.iter().for_each(|failure| detail.push_str(&format!("no figures: {failure}\n")));
-    Check { detail: plain::block(&detail), ..guests::check(name.trim(), status, &text) }
+    Check { detail: plain::block(&detail), ..Check::new(name.trim(), status, &text) }
 }

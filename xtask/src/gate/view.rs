@@ -133,12 +133,12 @@ pub fn kernels(outcome: &Outcome) -> Vec<(&'static str, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::outcome::tests::check;
+
     use super::*;
 
     #[test]
     fn long_details_are_cut_and_say_by_how_much() {
-        let mut check = check("x", Status::Fail, "");
+        let mut check = Check::new("x", Status::Fail, "");
         check.detail = format!("\none\r\n\ttwo\x1b[2J\n{}\nfour\nfive\n", "x".repeat(DETAIL_CHARS_MAX + 1));
         let lines = details(&check, 3);
         assert_eq!(lines[..2], ["one", "\ttwo\\u{1b}[2J"]);
