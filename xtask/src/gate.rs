@@ -52,6 +52,8 @@ use crate::{
     usage,
 };
 
+/// Says that a folder of findings is a gate's.
+const MARK: &str = ".gate";
 /// Share of the time that is kept for measuring speed, which comes last.
 const SPEED_SHARE: f64 = 0.3;
 
@@ -130,7 +132,10 @@ pub fn run(args: &GateArgs) -> exit::Outcome {
     // There are gigabytes of them, and of a series that is well nobody looks at them again.
     let snapshots = tempfile::tempdir_in(cache.dir("gate")?).context("folder for snapshots")?;
     let (steps, began) = (Vec::new(), Instant::now());
-    let mut gate = Gate { args, cache, instance, linux, series, history, trust, snapshots, began, steps };
+    let dir = PathBuf::new();
+    let mut gate =
+        Gate { args, cache, instance, linux, series, history, trust, snapshots, dir, began, steps };
+    gate.dir = gate.make_dir()?;
     let mut base = gate.prepare(&gate.instance.name, Trust::Own, &[])?;
     gate.learn(&mut base)?;
     // What it takes to have something to compare with is not the series' time.
@@ -194,6 +199,8 @@ struct Gate<'a> {
     trust: Trust,
     /// Of kernels with the series.
     snapshots: TempDir,
+    /// Where findings are kept.
+    dir: PathBuf,
     began: Instant,
     steps: Vec<Step>,
 }
@@ -253,15 +260,15 @@ impl Gate<'_> {
         if self.wants("scenarios") {
             self.scenarios(base, &mut patched)?;
         }
-        if self.wants("campaign") && !self.is_refused() {
+        if self.comes_to("campaign") {
             let began = Instant::now();
             let task = self.campaign()?;
             let until = self.until(1.0 - SPEED_SHARE);
-            let checks = guests::checks(&task, base, &mut patched, &self.dir()?.join("campaign"), until);
+            let checks = guests::checks(&task, base, &mut patched, &self.dir.join("campaign"), until);
             let checks = unless_it_does_not_boot(checks)?;
             self.step("campaign", began, checks);
         }
-        if self.wants("performance") && !self.is_refused() {
+        if self.comes_to("performance") {
             self.performance()?;
         }
         Ok(Some(info))
@@ -271,9 +278,15 @@ impl Gate<'_> {
         self.args.only.is_empty() || self.args.only.iter().any(|only| only == step)
     }
 
-    /// Something was found that is reason enough: guests that cost minutes add nothing to the verdict.
-    fn is_refused(&self) -> bool {
-        self.steps.iter().any(|step| step.name != "hygiene" && step.status() == Status::Fail)
+    /// Whether a step is to be done. Where something was found that is reason enough, guests that cost minutes add nothing to the
+    /// verdict.
+    fn comes_to(&mut self, step: &str) -> bool {
+        let is_refused = |step: &Step| step.name != "hygiene" && step.status() == Status::Fail;
+        let is_left_out = self.wants(step) && self.steps.iter().any(is_refused);
+        if is_left_out {
+            self.steps.push(Step { name: step.to_owned(), checks: Vec::new(), seconds: 0.0 });
+        }
+        self.wants(step) && !is_left_out
     }
 
     /// When a step must be done that may use the time up to that share.
@@ -348,14 +361,19 @@ impl Gate<'_> {
         })
     }
 
-    /// Where findings are kept.
-    fn dir(&self) -> Result<PathBuf> {
+    /// Where findings are kept, made anew: what an earlier run found would be found at once, whatever the series is now.
+    fn make_dir(&self) -> Result<PathBuf> {
         let dir = self.args.dir.clone().unwrap_or_else(|| Path::new("gate").join(name_of(&self.series)));
-        // What an earlier run found would be found at once, whatever the series is now.
-        if self.steps.iter().all(|step| step.name == "hygiene" || step.name == "build") && dir.exists() {
-            std::fs::remove_dir_all(&dir)?;
+        let is_ours = dir.join(MARK).is_file();
+        if !is_ours && dir.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(usage!("{}: is not empty, and no gate's", dir.display()));
         }
-        paths::make_dir(&dir)
+        if is_ours {
+            std::fs::remove_dir_all(&dir).with_context(|| format!("cannot empty {}", dir.display()))?;
+        }
+        paths::make_dir(&dir)?;
+        paths::write_whole(&dir.join(MARK), b"")?;
+        Ok(dir)
     }
 
     fn outcome(self, base: &Prepared, patched: Option<KernelInfo>, source: String) -> Outcome {

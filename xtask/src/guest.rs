@@ -255,7 +255,7 @@ fn build_modules(
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
         let what = format!("the guest modules do not build: {}", proc::tail(&text));
-        return Err(make::failure(what, output.status.code().is_some(), &lines));
+        return Err(make::failure(what, make::is_own_end(output.status), &lines));
     }
     MODULES
         .iter()

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command, sync::LazyLock, time::Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use harness::plain;
 use regex::Regex;
 
@@ -12,7 +12,7 @@ use super::{
     outcome::{Check, Status},
     series::{self, Piece, Series},
 };
-use crate::{kernel::Workbench, paths, proc};
+use crate::{kernel::Workbench, paths, proc, sandbox};
 
 /// Objects compiled of those that include a header that a patch touches.
 const INCLUDERS_MAX: usize = 6;
@@ -237,6 +237,9 @@ fn of_checkpatch(nth: usize, line: &str) -> Option<Check> {
 fn output(command: &mut Command) -> Result<(String, bool)> {
     let output = command.output().with_context(|| format!("cannot run {:?}", command.get_program()))?;
     let both = [output.stdout, output.stderr].concat();
+    if output.status.code() == Some(i32::from(sandbox::SETUP_FAILED)) {
+        bail!("{}", proc::tail(&String::from_utf8_lossy(&both)));
+    }
     Ok((String::from_utf8_lossy(&both).into_owned(), output.status.success()))
 }
 

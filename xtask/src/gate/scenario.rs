@@ -102,7 +102,8 @@ impl Gate<'_> {
                 scope.spawn(|| prepared.boot(&fuzz::SCHEDULES[..1], Leaks::Ignore).ok());
             }
         });
-        let (dir, until, name) = (self.dir()?, self.until(1.0 - SPEED_SHARE), self.instance.name.clone());
+        let (dir, until, name) =
+            (self.dir.clone(), self.until(1.0 - SPEED_SHARE), self.instance.name.clone());
         let own = guests::checks(&task(&name)?, base, patched, &dir.join(&name), until);
         let mut checks = unless_it_does_not_boot(own)?;
         for (name, base, patched) in &mut others {

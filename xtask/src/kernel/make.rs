@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::{BufRead, BufReader, IsTerminal, Write},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, ExitStatus},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -14,7 +14,13 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::{exit::Unfit, lock::Lock, paths::make_dir, proc, sandbox::Sandbox};
+use crate::{
+    exit::Unfit,
+    lock::Lock,
+    paths::make_dir,
+    proc,
+    sandbox::{self, Sandbox},
+};
 
 /// A make that says nothing for this long is stuck: the largest single step (linking with DWARF) takes a minute.
 const SILENCE_MAX: Duration = Duration::from_secs(1800);
@@ -139,9 +145,14 @@ pub fn run(make: &Make, targets: &[&str], lock: &Lock, log: &Path, show: &Show) 
         let ended = if is_silent { "went silent".to_string() } else { format!("failed ({status})") };
         let (targets, log, tail) = (targets.join(" "), log.display(), error_tail(&text));
         let what = format!("make {targets} {ended}; all of it is in {log}:\n{tail}");
-        return Err(failure(what, !is_silent && status.code().is_some(), &text));
+        return Err(failure(what, !is_silent && is_own_end(status), &text));
     }
     Ok(progress.n_steps)
+}
+
+/// Whether make itself said that it failed, and not who ran it.
+pub fn is_own_end(status: ExitStatus) -> bool {
+    status.code().is_some_and(|code| code != i32::from(sandbox::SETUP_FAILED))
 }
 
 /// The error for a make that failed: the source is at fault, unless the machine is.

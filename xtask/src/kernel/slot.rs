@@ -31,7 +31,7 @@ use crate::{
     patch::{self, Patch},
     paths::{Cache, make_dir, write_whole},
     proc,
-    sandbox::Sandbox,
+    sandbox::{Limits, Sandbox},
     source::Source,
     tools::Toolchain,
     tree::{self, How, Listing},
@@ -203,7 +203,8 @@ impl Slot {
             read: vec![self.cache.join("tools"), make_dir(&self.cache.join("ccache"))?, self.dir.clone()],
             bind: vec![(self.src(), self.seen_src())],
             write: vec![(self.out(), self.seen_out()), (scratch.clone(), scratch)],
-            limits: Default::default(),
+            // A whole kernel in an hour, on the slowest machine that is of use.
+            limits: Limits { wall_seconds: 3600, ..Limits::default() },
         })
     }
 
