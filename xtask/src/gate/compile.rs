@@ -23,7 +23,11 @@ impl Gate<'_> {
     pub fn build(&mut self) -> Result<bool> {
         let began = Instant::now();
         if let Err((nth, error)) = self.three_way() {
-            self.step("apply", began, vec![Check { patch: Some(nth), ..blame("apply", &error) }]);
+            self.step(
+                "apply",
+                began,
+                vec![Check { patch: Some(nth), ..blame("apply", "does not apply", &error) }],
+            );
             return Ok(false);
         }
         let (cache, instance, linux) = (self.cache.clone(), self.instance.clone(), self.linux.clone());
@@ -31,14 +35,14 @@ impl Gate<'_> {
         let patches = self.series.patches();
         for n in 1..=patches.len() {
             if let Err(error) = bench.apply(&patches[..n]) {
-                let check = refusal(error, "apply")?;
+                let check = refusal(error, "apply", "does not apply")?;
                 self.step("apply", began, vec![Check { patch: Some(n - 1), ..check }]);
                 return Ok(false);
             }
         }
         let check = match bench.build(&self.series.files()) {
             Ok(kernel) => Check::new("kernel", Status::Pass, &kernel.release),
-            Err(error) => refusal(error, "kernel")?,
+            Err(error) => refusal(error, "kernel", "does not build")?,
         };
         let builds = check.status == Status::Pass;
         self.step("build", began, vec![check]);
@@ -72,15 +76,16 @@ impl Gate<'_> {
 ///
 /// # Errors
 /// Those that it is not to blame for.
-fn refusal(error: anyhow::Error, name: &str) -> Result<Check> {
+fn refusal(error: anyhow::Error, name: &str, what: &str) -> Result<Check> {
     if exit::exit_of(&error) != Exit::Usage && !error.chain().any(|cause| cause.is::<Unfit>()) {
         return Err(error);
     }
-    Ok(blame(name, &error))
+    Ok(blame(name, what, &error))
 }
 
-fn blame(name: &str, error: &anyhow::Error) -> Check {
+fn blame(name: &str, what: &str, error: &anyhow::Error) -> Check {
     let text = format!("{error:#}");
     let first = text.lines().find(|line| line.contains("error")).unwrap_or(&text);
-    Check { detail: plain::block(&text), ..Check::new(name, Status::Fail, &plain::line(first, 300)) }
+    let first = format!("{what}: {}", plain::line(first.trim_start_matches("error: "), 300));
+    Check { detail: plain::block(&text), ..Check::new(name, Status::Fail, &first) }
 }
