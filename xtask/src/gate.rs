@@ -24,7 +24,6 @@ mod view;
 
 use std::{
     path::{Path, PathBuf},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -52,6 +51,8 @@ use crate::{
     usage,
 };
 
+/// What `--only` takes.
+const STEPS: [&str; 5] = ["hygiene", "build", "scenarios", "campaign", "performance"];
 /// Says that a folder of findings is a gate's.
 const MARK: &str = ".gate";
 /// Share of the time that is kept for measuring speed, which comes last.
@@ -81,8 +82,8 @@ pub struct GateArgs {
     /// Programs of the campaign
     #[arg(long, default_value_t = 400)]
     execs: u64,
-    /// Only these steps: hygiene, build, scenarios, campaign, performance
-    #[arg(long, value_name = "STEP", value_delimiter = ',')]
+    /// Only these steps; the kernel is built in any case
+    #[arg(long, value_name = "STEP", value_delimiter = ',', value_parser = STEPS)]
     only: Vec<String>,
     /// Build without a sandbox: the series' makefiles then do what they like
     #[arg(long)]
@@ -131,11 +132,10 @@ pub fn run(args: &GateArgs) -> exit::Outcome {
     let Inputs { linux, source, series, history } = inputs(args, &cache, &instance)?;
     // There are gigabytes of them, and of a series that is well nobody looks at them again.
     let snapshots = tempfile::tempdir_in(cache.dir("gate")?).context("folder for snapshots")?;
+    let dir = make_dir(args, &series)?;
     let (steps, began) = (Vec::new(), Instant::now());
-    let dir = PathBuf::new();
     let mut gate =
-        Gate { args, cache, instance, linux, series, history, trust, snapshots, dir, began, steps };
-    gate.dir = gate.make_dir()?;
+        Gate { args, cache, instance, linux, source, series, history, trust, snapshots, dir, began, steps };
     let mut base = gate.prepare(&gate.instance.name, Trust::Own, &[])?;
     gate.learn(&mut base)?;
     // What it takes to have something to compare with is not the series' time.
@@ -144,7 +144,7 @@ pub fn run(args: &GateArgs) -> exit::Outcome {
     if gate.steps.iter().any(|step| step.status() == Status::Fail) {
         gate.keep_snapshots()?;
     }
-    let outcome = gate.outcome(&base, patched, source);
+    let outcome = gate.outcome(&base, patched);
     show(args, &outcome)?;
     Ok(match outcome.verdict {
         Verdict::Pass => Exit::Pass,
@@ -194,6 +194,8 @@ struct Gate<'a> {
     cache: Cache,
     instance: Instance,
     linux: Option<PathBuf>,
+    /// What that is called.
+    source: String,
     series: Series,
     history: Option<(History, String)>,
     trust: Trust,
@@ -253,7 +255,7 @@ impl Gate<'_> {
             }
             Err(error) => return Err(error),
         };
-        let info = info(&self.instance, &patched, String::new());
+        let info = self.info(&patched);
         if self.wants("hygiene") {
             self.hygiene()?;
         }
@@ -269,7 +271,7 @@ impl Gate<'_> {
             self.step("campaign", began, checks);
         }
         if self.comes_to("performance") {
-            self.performance()?;
+            self.performance(base.jobs)?;
         }
         Ok(Some(info))
     }
@@ -301,7 +303,7 @@ impl Gate<'_> {
         self.steps.push(Step { name: name.to_owned(), checks, seconds: began.elapsed().as_secs_f64() });
     }
 
-    fn performance(&mut self) -> Result<()> {
+    fn performance(&mut self, jobs: usize) -> Result<()> {
         let began = Instant::now();
         let checks = match speed::instance(&self.instance)? {
             None => vec![Check::new(
@@ -315,17 +317,12 @@ impl Gate<'_> {
                 self.linux.clone(),
                 &self.series,
                 self.trust,
-                self.jobs(),
+                jobs,
                 self.until(1.0),
             )?,
         };
         self.step("performance", began, checks);
         Ok(())
-    }
-
-    fn jobs(&self) -> usize {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        self.args.jobs.unwrap_or(cores).max(1)
     }
 
     /// Findings begin with them.
@@ -341,15 +338,7 @@ impl Gate<'_> {
     }
 
     fn prepare(&self, instance: &str, trust: Trust, patches: &[PathBuf]) -> Result<Prepared> {
-        let mut prepared = self.machine(instance, trust, patches)?;
-        if !patches.is_empty() {
-            prepared.snapshots = self.snapshots.path().to_owned();
-        }
-        Ok(prepared)
-    }
-
-    fn machine(&self, instance: &str, trust: Trust, patches: &[PathBuf]) -> Result<Prepared> {
-        prepare::prepare(&MachineArgs {
+        let mut prepared = prepare::prepare(&MachineArgs {
             instance: instance.to_owned(),
             linux: self.linux.clone(),
             patch: patches.to_vec(),
@@ -358,30 +347,31 @@ impl Gate<'_> {
             accel: AccelChoice::Auto,
             jobs: self.args.jobs,
             trust,
-        })
+        })?;
+        if !patches.is_empty() {
+            prepared.snapshots = self.snapshots.path().to_owned();
+        }
+        Ok(prepared)
     }
 
-    /// Where findings are kept, made anew: what an earlier run found would be found at once, whatever the series is now.
-    fn make_dir(&self) -> Result<PathBuf> {
-        let dir = self.args.dir.clone().unwrap_or_else(|| Path::new("gate").join(name_of(&self.series)));
-        let is_ours = dir.join(MARK).is_file();
-        if !is_ours && dir.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-            return Err(usage!("{}: is not empty, and no gate's", dir.display()));
+    fn info(&self, prepared: &Prepared) -> KernelInfo {
+        let kernel = prepared.machine.vmlinux.parent().and_then(artifact::load);
+        let of = |text: &dyn Fn(&Kernel) -> String| kernel.as_ref().map(text).unwrap_or_default();
+        let clang = |kernel: &Kernel| kernel.manifest.recipe.toolchain.get("clang").cloned();
+        KernelInfo {
+            instance: self.instance.name.clone(),
+            release: of(&|kernel| kernel.release.clone()),
+            key: of(&|kernel| kernel.key.clone()),
+            source: self.source.clone(),
+            compiler: of(&|kernel| clang(kernel).unwrap_or_default()),
         }
-        if is_ours {
-            std::fs::remove_dir_all(&dir).with_context(|| format!("cannot empty {}", dir.display()))?;
-        }
-        paths::make_dir(&dir)?;
-        paths::write_whole(&dir.join(MARK), b"")?;
-        Ok(dir)
     }
 
-    fn outcome(self, base: &Prepared, patched: Option<KernelInfo>, source: String) -> Outcome {
+    fn outcome(self, base: &Prepared, patched: Option<KernelInfo>) -> Outcome {
         let (verdict, why) = outcome::verdict(&self.steps);
-        let patched = patched.map(|patched| KernelInfo { source: source.clone(), ..patched });
         Outcome {
             patches: self.series.pieces.iter().map(|piece| piece.info.clone()).collect(),
-            base: info(&self.instance, base, source),
+            base: self.info(base),
             patched,
             steps: self.steps,
             verdict,
@@ -390,6 +380,21 @@ impl Gate<'_> {
             seconds: self.began.elapsed().as_secs_f64(),
         }
     }
+}
+
+/// Where findings are kept, made anew: what an earlier run found would be found at once, whatever the series is now.
+fn make_dir(args: &GateArgs, series: &Series) -> Result<PathBuf> {
+    let dir = args.dir.clone().unwrap_or_else(|| Path::new("gate").join(name_of(series)));
+    let is_ours = dir.join(MARK).is_file();
+    if !is_ours && dir.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(usage!("{}: is not empty, and no gate's", dir.display()));
+    }
+    if is_ours {
+        std::fs::remove_dir_all(&dir).with_context(|| format!("cannot empty {}", dir.display()))?;
+    }
+    paths::make_dir(&dir)?;
+    paths::write_whole(&dir.join(MARK), b"")?;
+    Ok(dir)
 }
 
 /// A kernel that does not get ready and says nothing is as bad as one that says why.
@@ -401,18 +406,6 @@ fn unless_it_does_not_boot(checks: Result<Vec<Check>>) -> Result<Vec<Check>> {
         }]),
         _ => Err(error),
     })
-}
-
-fn info(instance: &Instance, prepared: &Prepared, source: String) -> KernelInfo {
-    let kernel = prepared.machine.vmlinux.parent().and_then(artifact::load);
-    let of = |text: &dyn Fn(&Kernel) -> String| kernel.as_ref().map(text).unwrap_or_default();
-    KernelInfo {
-        instance: instance.name.clone(),
-        release: of(&|kernel| kernel.release.clone()),
-        key: of(&|kernel| kernel.key.clone()),
-        source,
-        compiler: of(&|kernel| kernel.manifest.recipe.toolchain.get("clang").cloned().unwrap_or_default()),
-    }
 }
 
 /// A name for a folder: the same series, the same name.
@@ -469,7 +462,18 @@ fn show(args: &GateArgs, outcome: &Outcome) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[test]
+    fn a_step_that_there_is_not_is_refused_and_not_passed_over() {
+        let parse = |only: &str| {
+            crate::Cli::try_parse_from(["xtask", "gate", "--patch", "x", "--only", only]).map(|_| ())
+        };
+        assert!(parse("hygiene,campaign").is_ok());
+        assert!(parse("campain").unwrap_err().to_string().contains("scenarios"));
+    }
 
     #[test]
     fn a_command_can_be_typed_again() {

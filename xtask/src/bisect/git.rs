@@ -173,7 +173,8 @@ impl History {
             .map_err(|error| (0, error))?;
         let mut one = |patch: &Path| -> Result<String> {
             let patch = patch.display().to_string();
-            git(&["apply", "--cached", "--3way", "-p1", "--whitespace=nowarn", "--", &patch])?;
+            git(&["apply", "--cached", "--3way", "-p1", "--whitespace=nowarn", "--", &patch])
+                .map_err(|error| usage!("{error:#}"))?;
             let tree = git(&["write-tree"])?;
             let diff = git(&["diff-tree", "-p", "--no-renames", "--no-ext-diff", last.trim(), tree.trim()])?;
             last = tree;

@@ -23,11 +23,8 @@ impl Gate<'_> {
     pub fn build(&mut self) -> Result<bool> {
         let began = Instant::now();
         if let Err((nth, error)) = self.three_way() {
-            self.step(
-                "apply",
-                began,
-                vec![Check { patch: Some(nth), ..blame("apply", "does not apply", &error) }],
-            );
+            let check = refusal(error, "apply", "does not apply")?;
+            self.step("apply", began, vec![Check { patch: Some(nth), ..check }]);
             return Ok(false);
         }
         let (cache, instance, linux) = (self.cache.clone(), self.instance.clone(), self.linux.clone());
@@ -80,12 +77,8 @@ fn refusal(error: anyhow::Error, name: &str, what: &str) -> Result<Check> {
     if exit::exit_of(&error) != Exit::Usage && !error.chain().any(|cause| cause.is::<Unfit>()) {
         return Err(error);
     }
-    Ok(blame(name, what, &error))
-}
-
-fn blame(name: &str, what: &str, error: &anyhow::Error) -> Check {
     let text = format!("{error:#}");
     let first = text.lines().find(|line| line.contains("error")).unwrap_or(&text);
     let first = format!("{what}: {}", plain::line(first.trim_start_matches("error: "), 300));
-    Check { detail: plain::block(&text), ..Check::new(name, Status::Fail, &first) }
+    Ok(Check { detail: plain::block(&text), ..Check::new(name, Status::Fail, &first) })
 }

@@ -16,6 +16,8 @@ use crate::{kernel::Workbench, paths, proc, sandbox};
 
 /// Objects compiled of those that include a header that a patch touches.
 const INCLUDERS_MAX: usize = 6;
+/// Largest record of a compilation that is read.
+const RECORD_BYTES_MAX: u64 = 4 << 20;
 /// Folders whose objects are looked at first for that.
 const NEAR: [&str; 3] = ["mm", "fs", "kernel"];
 
@@ -147,6 +149,11 @@ fn includers(out: &Path, header: &str) -> Result<Vec<String>> {
             if found.len() >= INCLUDERS_MAX {
                 return Ok(found);
             }
+            // The series was built there, and may have left anything.
+            let is_record = |meta: fs::Metadata| meta.is_file() && meta.len() <= RECORD_BYTES_MAX;
+            if !record.symlink_metadata().is_ok_and(is_record) {
+                continue;
+            }
             let text = fs::read_to_string(&record).unwrap_or_default();
             let object = record.with_file_name(format!("{object}.o"));
             if text.contains(&format!("/{header} ")) {
@@ -168,10 +175,7 @@ fn compile(bench: &Workbench<'_>, objects: &[String]) -> Result<Compiled> {
         return Ok(Compiled { said: Vec::new(), failed: None });
     }
     let mut make = bench.make()?;
-    make.args(["-k", "W=1"]);
-    if proc::which("sparse").is_some() {
-        make.args(["C=1", "CHECK=sparse"]);
-    }
+    make.args(["-k", "W=1", "C=1", "CHECK=sparse"]);
     if objects.iter().any(|object| object.starts_with("rust/")) {
         make.arg("CLIPPY=1");
     }

@@ -133,10 +133,11 @@ pub fn newest(cache: &Cache, instance: &str) -> Result<Option<Kernel>> {
     Ok(kernels.filter(|kernel| kernel.manifest.instance.kernel_name() == instance).max_by_key(finished))
 }
 
-/// A file of a build folder. Whoever built there may be a stranger, and have put links into it that lead out.
+/// A file of a build folder. Whoever built there may be a stranger, and have put links into it that lead out, or pipes that
+/// never end.
 ///
 /// # Errors
-/// When it goes through a link.
+/// When it goes through a link, or is no file.
 pub fn inside(folder: &Path, file: &str) -> Result<PathBuf> {
     let mut path = folder.to_path_buf();
     for part in Path::new(file) {
@@ -144,6 +145,9 @@ pub fn inside(folder: &Path, file: &str) -> Result<PathBuf> {
         if path.is_symlink() {
             bail!("{} is a symbolic link, which a build does not make there", path.display());
         }
+    }
+    if !path.is_file() {
+        bail!("{} is no file", path.display());
     }
     Ok(path)
 }
