@@ -357,12 +357,6 @@ mod tests {
 
     const SCHEDULES: &[Schedule] = &[Schedule { vcpus: 2, shift: 3 }, Schedule { vcpus: 4, shift: 3 }];
 
-    fn is_valid(program: &Program) -> bool {
-        let mut fixed = program.clone();
-        fixed.fixup();
-        fixed == *program
-    }
-
     proptest! {
         #[test]
         fn mutants_are_valid_bounded_and_survive_both_forms(seed: u64, n_rounds in 1..40_usize) {
@@ -371,7 +365,7 @@ mod tests {
             let mut program = generate::program(&mut rand, SCHEDULES);
             for _ in 0..n_rounds {
                 program = mutant(&mut Ctx { rand: &mut rand, other: &other, schedules: SCHEDULES }, &program);
-                prop_assert!(is_valid(&program));
+                prop_assert!(program.is_valid());
                 prop_assert!(SCHEDULES.contains(&program.schedule));
                 prop_assert!((1..=N_THREADS * OPS_MAX).contains(&program.n_ops()));
             }

@@ -97,6 +97,13 @@ impl Program {
         }
     }
 
+    /// Whether it is what it says: [`Program::fixup`] would change nothing.
+    pub fn is_valid(&self) -> bool {
+        let mut fixed = self.clone();
+        fixed.fixup();
+        fixed == *self
+    }
+
     /// The wire form. The schedule is not in it: the virtual machine embodies it.
     pub fn to_wire(&self) -> Vec<u8> {
         let mut out = Vec::new();

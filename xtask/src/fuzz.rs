@@ -106,6 +106,20 @@ pub fn run(args: &FuzzArgs) -> Outcome {
     Ok(finish(&prepared, &summary))
 }
 
+/// Everything that a campaign's course depends on, its machine excepted.
+///
+/// # Errors
+/// When a folder cannot be read.
+pub fn sources() -> Result<Vec<PathBuf>> {
+    let root = paths::repo_root();
+    let mut files =
+        ["Cargo.lock", "xtask/src/fuzz.rs", "kconfigs/known.yaml"].map(|file| root.join(file)).to_vec();
+    for dir in ["fuzz", "harness"] {
+        files.extend(paths::files_below(&root.join(dir), |_| true)?);
+    }
+    Ok(files)
+}
+
 /// A campaign as commands order it.
 pub struct Plan {
     /// Its folder.

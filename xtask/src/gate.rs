@@ -17,6 +17,7 @@ pub mod outcome;
 #[cfg(test)]
 mod recipes;
 mod scenario;
+mod selftests;
 mod series;
 mod speed;
 pub mod text;
@@ -52,7 +53,7 @@ use crate::{
 };
 
 /// What `--only` takes.
-const STEPS: [&str; 5] = ["hygiene", "build", "scenarios", "campaign", "performance"];
+const STEPS: [&str; 6] = ["hygiene", "build", "scenarios", "selftests", "campaign", "performance"];
 /// Says that a folder of findings is a gate's.
 const MARK: &str = ".gate";
 /// Share of the time that is kept for measuring speed, which comes last.
@@ -217,6 +218,9 @@ impl Gate<'_> {
                 guests::learn(&scenario::task(&sibling)?, &mut base)?;
             }
         }
+        if self.wants("selftests") {
+            self.selftests_of_base(base)?;
+        }
         if self.wants("campaign") {
             guests::learn(&self.campaign()?, base)?;
         }
@@ -261,6 +265,9 @@ impl Gate<'_> {
         }
         if self.wants("scenarios") {
             self.scenarios(base, &mut patched)?;
+        }
+        if self.comes_to("selftests") {
+            self.selftests(base, &patched)?;
         }
         if self.comes_to("campaign") {
             let began = Instant::now();

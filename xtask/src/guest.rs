@@ -238,7 +238,7 @@ fn build_modules(
     dir: &Path,
 ) -> Result<Vec<PathBuf>> {
     let build = kernel.prepare_for_modules(cache)?;
-    let copy = build.scratch().join("guest-modules");
+    let copy = build.scratch("guest-modules")?;
     for (name, content) in sources {
         let path = copy.join(name);
         // Untouched files keep their time, so make rebuilds only what changed.
@@ -248,14 +248,11 @@ fn build_modules(
         }
     }
     let folder = copy.join("kernel");
-    let output =
-        build.make()?.arg(format!("M={}", folder.display())).arg("modules").output().context("make")?;
-    if !output.status.success() {
-        let text = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8_lossy(&text);
+    let (text, status) = proc::both(build.make()?.arg(format!("M={}", folder.display())).arg("modules"))?;
+    if !status.success() {
         let lines: Vec<&str> = text.lines().collect();
         let what = format!("the guest modules do not build: {}", proc::tail(&text));
-        return Err(make::failure(what, make::is_own_end(output.status), &lines));
+        return Err(make::failure(what, make::is_own_end(status), &lines));
     }
     MODULES
         .iter()

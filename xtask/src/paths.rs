@@ -121,6 +121,34 @@ pub fn files_below(root: &Path, enter: impl Fn(&Path) -> bool) -> Result<Vec<Pat
     Ok(found)
 }
 
+/// Every YAML file below a folder of the repository, in order.
+///
+/// # Errors
+/// As [`files_below`].
+pub fn yaml_files(folder: &str) -> Result<Vec<PathBuf>> {
+    let mut files = files_below(&repo_root().join(folder), |_| true)?;
+    files.retain(|path| is_yaml(path));
+    files.sort();
+    Ok(files)
+}
+
+/// Whether a file's name says that it is YAML.
+pub fn is_yaml(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "yaml")
+}
+
+/// Hashes the content of files, in the order of their names.
+///
+/// # Errors
+/// When one cannot be read; its path is in the error.
+pub fn hash_files(hasher: &mut blake3::Hasher, mut files: Vec<PathBuf>) -> Result<()> {
+    files.sort();
+    for path in files {
+        hasher.update(&fs::read(&path).with_context(|| path.display().to_string())?);
+    }
+    Ok(())
+}
+
 /// Writes a file so that a reader, or a run after a crash, sees the old content or the new one.
 ///
 /// # Errors

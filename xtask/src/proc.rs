@@ -4,9 +4,10 @@
 use std::{
     env,
     ffi::OsStr,
+    io::{self, Read},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, ExitStatus, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
@@ -14,6 +15,8 @@ use xshell::{Cmd, Shell, cmd};
 
 /// Lines of a command's output that an error carries.
 const TAIL_LINES: usize = 15;
+/// Of what a program prints that need not be ours, so much is kept.
+pub const PRINTED_BYTES_MAX: u64 = 64 << 20;
 
 /// A shell in the current folder, with messages in English so that they can be parsed.
 ///
@@ -37,6 +40,26 @@ pub fn read(command: Cmd<'_>) -> Result<String> {
     }
     let both = [output.stdout, output.stderr].concat();
     bail!("`{text}` failed ({}):\n{}", output.status, tail(&String::from_utf8_lossy(&both)))
+}
+
+/// What a command printed, both streams as they came, up to [`PRINTED_BYTES_MAX`]; and how it ended.
+///
+/// # Errors
+/// When it cannot be run.
+pub fn both(command: &mut Command) -> Result<(String, ExitStatus)> {
+    let name = command.get_program().to_owned();
+    let what = || format!("cannot run {}", name.display());
+    let (reader, writer) = io::pipe().context("cannot make a pipe")?;
+    command.stdout(writer.try_clone().context("cannot duplicate a pipe")?).stderr(writer);
+    let mut child = command.spawn().with_context(what)?;
+    // The command keeps the pipe's other end, and we would wait for ourselves.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut printed = Vec::new();
+    let mut reader = reader.take(PRINTED_BYTES_MAX);
+    reader.read_to_end(&mut printed).with_context(what)?;
+    io::copy(reader.get_mut(), &mut io::sink()).with_context(what)?;
+    let status = child.wait().with_context(what)?;
+    Ok((String::from_utf8_lossy(&printed).into_owned(), status))
 }
 
 /// A command for a program that gets a signal when we die, however we die: `KILL`, or `TERM` for programs that then
@@ -83,6 +106,15 @@ mod tests {
         for part in ["sh -c", "exit status: 3", "one", "two"] {
             assert!(error.contains(part), "{part} not in {error}");
         }
+    }
+
+    #[test]
+    fn both_streams_are_read_and_a_flood_is_cut() {
+        let run = |script: &str| both(Command::new("sh").args(["-c", script])).unwrap();
+        let (text, status) = run("echo one; echo two >&2; exit 3");
+        assert_eq!((text.as_str(), status.code()), ("one\ntwo\n", Some(3)));
+        let (text, status) = run("head -c 70000000 /dev/zero");
+        assert_eq!((text.len() as u64, status.code()), (PRINTED_BYTES_MAX, Some(0)));
     }
 
     #[test]

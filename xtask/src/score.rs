@@ -229,15 +229,12 @@ impl Entry<'_> {
     /// Every rule, op, mutator and kernel configuration, what runs in the guest, the patch and the options.
     fn key(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
-        let root = paths::repo_root();
-        let mut sources = vec![root.join("Cargo.lock"), root.join("xtask/src/fuzz.rs")];
-        for dir in ["fuzz", "guest-modules", "harness", "kconfigs"] {
-            sources.extend(paths::files_below(&root.join(dir), |dir| !dir.ends_with("mutants"))?);
+        let mut sources = fuzz::sources()?;
+        for dir in ["guest-modules", "kconfigs/fragments"] {
+            sources.extend(paths::files_below(&paths::repo_root().join(dir), |_| true)?);
         }
-        sources.sort();
-        for path in sources {
-            hasher.update(&fs::read(&path).with_context(|| path.display().to_string())?);
-        }
+        sources.push(matrix::kconfigs().join("matrix.yaml"));
+        paths::hash_files(&mut hasher, sources)?;
         if let Some(patch) = self.patch {
             hasher.update(&fs::read(patch).with_context(|| patch.display().to_string())?);
         }

@@ -123,8 +123,6 @@ mod tests {
         let (short, long): (Program, Program) =
             (text(CYCLES).parse().unwrap(), text(CYCLES_LONG).parse().unwrap());
         assert_eq!(long.n_ops() * CYCLES, short.n_ops() * CYCLES_LONG);
-        let mut fixed = long.clone();
-        fixed.fixup();
-        assert_eq!(fixed, long);
+        assert!(long.is_valid());
     }
 }

@@ -6,11 +6,7 @@ use std::fs;
 use ::fuzz::standalone::{MODULE, Reproducer};
 use anyhow::{Context, Result, bail};
 
-use crate::{
-    kernel::Kernel,
-    paths::{self, Cache},
-    proc, tools,
-};
+use crate::{kernel::Kernel, paths::Cache, proc, tools};
 
 /// The module, without debugging information.
 ///
@@ -18,14 +14,13 @@ use crate::{
 /// When it does not build without a warning.
 pub fn build(cache: &Cache, kernel: &Kernel, reproducer: &Reproducer) -> Result<Vec<u8>> {
     let build = kernel.prepare_for_modules(cache)?;
-    let folder = paths::make_dir(&build.scratch().join("reproducer"))?;
+    let folder = build.scratch("reproducer")?;
     for (name, text) in reproducer.files() {
         let path = folder.join(name);
         fs::write(&path, text).with_context(|| path.display().to_string())?;
     }
-    let output = build.plain_make(&folder)?.output().context("make")?;
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    if !output.status.success() || text.contains("warning:") {
+    let (text, status) = proc::both(&mut build.plain_make(&folder)?)?;
+    if !status.success() || text.contains("warning:") {
         bail!("the stand-alone reproducer does not build: {}", proc::tail(&text));
     }
     let stripped = tempfile::NamedTempFile::new()?.into_temp_path();

@@ -73,7 +73,7 @@ impl Gate<'_> {
 ///
 /// # Errors
 /// Those that it is not to blame for.
-fn refusal(error: anyhow::Error, name: &str, what: &str) -> Result<Check> {
+pub fn refusal(error: anyhow::Error, name: &str, what: &str) -> Result<Check> {
     if exit::exit_of(&error) != Exit::Usage && !error.chain().any(|cause| cause.is::<Unfit>()) {
         return Err(error);
     }

@@ -145,7 +145,8 @@ pub fn learn(task: &Task, base: &mut Prepared) -> Result<()> {
 /// What the kernel without the series shows: kept, for it does not change.
 fn of_base(task: &Task, base: &mut Prepared) -> Result<Explored> {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&sources()?).update(base.machine.config.key.as_bytes());
+    hasher.update(base.machine.config.key.as_bytes());
+    paths::hash_files(&mut hasher, fuzz::sources()?)?;
     hasher.update(format!("{} {} {} {:?}", task.name, task.execs, task.leaks, task.seeds).as_bytes());
     let dir = base.cache.dir("gate")?.join(&hasher.finalize().to_hex()[..16]);
     let done = dir.join("done.json");
@@ -167,22 +168,6 @@ fn of_base(task: &Task, base: &mut Prepared) -> Result<Explored> {
             return Ok(explored);
         }
     }
-}
-
-/// Everything that a campaign's course depends on, beside its machine.
-fn sources() -> Result<[u8; 32]> {
-    let root = paths::repo_root();
-    let mut files =
-        vec![root.join("Cargo.lock"), root.join("xtask/src/fuzz.rs"), root.join("kconfigs/known.yaml")];
-    for dir in ["fuzz", "harness"] {
-        files.extend(paths::files_below(&root.join(dir), |_| true)?);
-    }
-    files.sort();
-    let mut hasher = blake3::Hasher::new();
-    for path in files {
-        hasher.update(&fs::read(&path).with_context(|| path.display().to_string())?);
-    }
-    Ok(*hasher.finalize().as_bytes())
 }
 
 /// A campaign, or its continuation, to its end, or until a finding that is not known was made small.

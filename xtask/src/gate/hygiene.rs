@@ -2,9 +2,9 @@
 //! What a reviewer's tools say of each patch: compiler warnings of `W=1`, sparse, clippy, kernel-doc, checkpatch. Only what
 //! the tree before the patch does not say counts.
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command, sync::LazyLock, time::Instant};
+use std::{collections::BTreeSet, fs, path::Path, sync::LazyLock, time::Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use harness::plain;
 use regex::Regex;
 
@@ -12,7 +12,7 @@ use super::{
     outcome::{Check, Status},
     series::{self, Piece, Series},
 };
-use crate::{kernel::Workbench, paths, proc, sandbox};
+use crate::{kernel::Workbench, paths, proc};
 
 /// Objects compiled of those that include a header that a patch touches.
 const INCLUDERS_MAX: usize = 6;
@@ -179,7 +179,7 @@ fn compile(bench: &Workbench<'_>, objects: &[String]) -> Result<Compiled> {
     if objects.iter().any(|object| object.starts_with("rust/")) {
         make.arg("CLIPPY=1");
     }
-    let (text, ok) = output(make.args(objects))?;
+    let (text, ok) = bench.output(make.args(objects))?;
     let said = messages(&text, &bench.seen_src());
     Ok(Compiled { said, failed: (!ok).then(|| plain::block(&proc::tail(&text))) })
 }
@@ -199,7 +199,7 @@ fn kernel_doc(bench: &Workbench<'_>, files: &[&str]) -> Result<Vec<Said>> {
     let mut command = bench.program(interpreter)?;
     command.arg(seen.join("scripts/kernel-doc")).arg("-none");
     command.args(headers.iter().map(|header| seen.join(header)));
-    Ok(messages(&output(&mut command)?.0, &seen))
+    Ok(messages(&bench.output(&mut command)?.0, &seen))
 }
 
 /// checkpatch's: errors are reasons to refuse a patch, the rest is worth a look.
@@ -219,7 +219,7 @@ fn checkpatch(bench: &Workbench<'_>, nth: usize, piece: &Piece) -> Result<Vec<Ch
             "--ignore=COMMIT_MESSAGE,MISSING_SIGN_OFF,COMMIT_LOG_LONG_LINE,NO_AUTHOR_SIGN_OFF",
         ]);
     }
-    let (text, _) = output(command.arg(&file))?;
+    let (text, _) = bench.output(command.arg(&file))?;
     let _ = fs::remove_file(&file);
     Ok(text.lines().filter_map(|line| of_checkpatch(nth, line)).collect())
 }
@@ -235,16 +235,6 @@ fn of_checkpatch(nth: usize, line: &str) -> Option<Check> {
     let place = is_source.then(|| Some((plain::line(&found[1], 200), found[2].parse().ok()?))).flatten();
     let text = format!("{}: {}", &found[4], plain::line(&found[5], 300));
     Some(Check { place, ..check(nth, "checkpatch", status, &text) })
-}
-
-/// What a command printed, both streams, and whether it succeeded.
-fn output(command: &mut Command) -> Result<(String, bool)> {
-    let output = command.output().with_context(|| format!("cannot run {:?}", command.get_program()))?;
-    let both = [output.stdout, output.stderr].concat();
-    if output.status.code() == Some(i32::from(sandbox::SETUP_FAILED)) {
-        bail!("{}", proc::tail(&String::from_utf8_lossy(&both)));
-    }
-    Ok((String::from_utf8_lossy(&both).into_owned(), output.status.success()))
 }
 
 /// Reads what compilers, sparse and kernel-doc print.

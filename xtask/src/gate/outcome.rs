@@ -62,7 +62,7 @@ pub struct Check {
 /// A step of the gate.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Step {
-    /// Its name: `hygiene`, `build`, `boot`, `scenarios`, `corpus`, `campaign`, `performance`.
+    /// Its name: `hygiene`, `build`, `boot`, `scenarios`, `selftests`, `campaign`, `performance`.
     pub name: String,
     /// What was checked, in order. Empty: not come to.
     pub checks: Vec<Check>,

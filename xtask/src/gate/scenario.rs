@@ -47,9 +47,7 @@ impl Scenario {
     /// When it does not parse, or says something else when its arguments are made valid.
     pub fn program(&self) -> Result<Program> {
         let program: Program = self.program.parse()?;
-        let mut fixed = program.clone();
-        fixed.fixup();
-        ensure!(fixed == program, "an argument is out of range, or there are too many ops");
+        ensure!(program.is_valid(), "an argument is out of range, or there are too many ops");
         Ok(program)
     }
 }
@@ -59,10 +57,7 @@ impl Scenario {
 /// # Errors
 /// When one is broken.
 pub fn all() -> Result<Vec<Scenario>> {
-    let mut files = paths::files_below(&paths::repo_root().join("harness/scenarios"), |_| true)?;
-    files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
-    files.sort();
-    files.iter().map(|path| read(path)).collect()
+    paths::yaml_files("harness/scenarios")?.iter().map(|path| read(path)).collect()
 }
 
 fn read(path: &Path) -> Result<Scenario> {

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::Trust;
@@ -152,6 +152,28 @@ pub fn inside(folder: &Path, file: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Such a file's content.
+///
+/// # Errors
+/// As [`inside`]; and when it is longer than `bytes_max`.
+pub fn read(folder: &Path, file: &str, bytes_max: u64) -> Result<Vec<u8>> {
+    let path = inside(folder, file)?;
+    let length = path.metadata().with_context(|| path.display().to_string())?.len();
+    ensure!(length <= bytes_max, "{} has {length} bytes, which no build makes there", path.display());
+    fs::read(&path).with_context(|| path.display().to_string())
+}
+
+/// Whether there is nothing in a folder but files and folders, or no folder at all.
+pub fn is_plain(folder: &Path) -> bool {
+    match folder.symlink_metadata() {
+        Ok(meta) if meta.is_file() => true,
+        Ok(meta) if meta.is_dir() => fs::read_dir(folder)
+            .is_ok_and(|mut all| all.all(|one| one.is_ok_and(|one| is_plain(&one.path())))),
+        Ok(_) => false,
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
 /// Copies a finished build out of its build folder; the manifest last.
 ///
 /// # Errors
@@ -226,6 +248,23 @@ mod tests {
             change(|recipe| recipe.variables.clear()),
         ];
         assert_eq!(keys.iter().collect::<std::collections::BTreeSet<_>>().len(), keys.len());
+    }
+
+    #[test]
+    fn what_a_stranger_left_is_no_plain_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let top = folder.path().join("copy");
+        assert!(is_plain(&top));
+        fs::create_dir_all(top.join("kernel")).unwrap();
+        fs::write(top.join("kernel/a.rs"), "x").unwrap();
+        assert!(is_plain(&top));
+        assert_eq!(read(&top, "kernel/a.rs", 1).unwrap(), b"x");
+        assert!(read(&top, "kernel/a.rs", 0).is_err());
+        std::os::unix::fs::symlink("/", top.join("kernel/b")).unwrap();
+        assert!(!is_plain(&top) && read(&top, "kernel/b/etc/passwd", 1 << 20).is_err());
+        fs::remove_file(top.join("kernel/b")).unwrap();
+        nix::unistd::mkfifo(&top.join("kernel/c"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert!(!is_plain(&top));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader, IsTerminal, Write},
+    io::{self, BufRead, BufReader, IsTerminal, Read, Write},
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
     sync::mpsc,
@@ -107,7 +107,7 @@ pub struct Show {
 /// # Errors
 /// When it fails or goes silent; with the tail of its output and where all of it is.
 pub fn run(make: &Make, targets: &[&str], lock: &Lock, log: &Path, show: &Show) -> Result<u64> {
-    let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
+    let (reader, writer) = io::pipe().context("cannot make a pipe")?;
     let mut command = make.command()?;
     command
         .args(targets)
@@ -119,9 +119,11 @@ pub fn run(make: &Make, targets: &[&str], lock: &Lock, log: &Path, show: &Show) 
     drop(command);
     let (lines_to, lines) = mpsc::channel();
     thread::spawn(move || {
-        for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
+        let mut reader = reader.take(proc::PRINTED_BYTES_MAX);
+        for line in BufReader::new(&mut reader).split(b'\n').map_while(Result::ok) {
             let _ = lines_to.send(String::from_utf8_lossy(&line).into_owned());
         }
+        let _ = io::copy(reader.get_mut(), &mut io::sink());
     });
     let mut file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut progress = Progress::new(show);
@@ -193,7 +195,7 @@ struct Progress<'a> {
 
 impl<'a> Progress<'a> {
     fn new(show: &'a Show) -> Progress<'a> {
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let bar = io::stderr().is_terminal().then(|| {
             let (bar, template) = match show.total {
                 Some(total) => {
                     (ProgressBar::new(total), "{prefix} [{bar:30}] {pos}/{len} objects {elapsed} {wide_msg}")

@@ -28,8 +28,8 @@ use crate::{
     lock::Lock,
     matrix::{self, Instance, kconfigs},
     patch::{self, Patch},
-    paths::Cache,
-    setup,
+    paths::{Cache, make_dir},
+    proc, sandbox, setup,
     source::{self, Source},
     tools::{Need, Toolchain},
 };
@@ -320,6 +320,23 @@ impl<'a> Workbench<'a> {
         Ok(command)
     }
 
+    /// What such a command printed, and whether it succeeded.
+    ///
+    /// # Errors
+    /// When it cannot be run, or there is no sandbox to be had.
+    pub fn output(&self, command: &mut Command) -> Result<(String, bool)> {
+        let (text, status) = proc::both(command)?;
+        if status.code() == Some(i32::from(sandbox::SETUP_FAILED)) {
+            bail!("{}", proc::tail(&text));
+        }
+        Ok((text, status.success()))
+    }
+
+    /// make's output folder, where programs in the sandbox see it.
+    pub fn seen_out(&self) -> PathBuf {
+        self.slot.seen_out()
+    }
+
     /// The source, where programs in the sandbox see it.
     pub fn seen_src(&self) -> PathBuf {
         self.slot.seen_src()
@@ -398,8 +415,18 @@ impl ModuleBuild {
     }
 
     /// A folder beside the build's that stays, for copies of modules' sources.
-    pub fn scratch(&self) -> &Path {
-        &self.scratch
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn scratch(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.scratch.join(name);
+        // A stranger's makefile may have been there, and left links for us to write through.
+        if !artifact::is_plain(&folder) {
+            std::fs::remove_dir_all(&folder)
+                .or_else(|_| std::fs::remove_file(&folder))
+                .with_context(|| folder.display().to_string())?;
+        }
+        make_dir(&folder)
     }
 }
 

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use xshell::cmd;
 
 use super::{
-    INSTRUMENTS, Trust,
+    INSTRUMENTS, Trust, artifact,
     make::{self, Make, Show},
 };
 use crate::{
@@ -40,6 +40,9 @@ use crate::{
 
 /// Steps of a first build where no earlier one tells: measured for the kernels of the matrix.
 const STEPS_ESTIMATE: u64 = 1850;
+
+/// Longest `.config` that is read; those of distributions have 300 kB.
+const CONFIG_BYTES_MAX: u64 = 16 << 20;
 
 /// A build folder.
 #[derive(Clone, Debug)]
@@ -80,7 +83,7 @@ pub struct Target<'a> {
     /// The key, and everything that is in it.
     pub key: &'a str,
     /// See [`super::artifact::Recipe`].
-    pub recipe: &'a super::artifact::Recipe,
+    pub recipe: &'a artifact::Recipe,
     /// The options with the fragments they come from, where those are known.
     pub options: &'a Options,
     /// The source to copy from.
@@ -291,8 +294,8 @@ impl Slot {
         let all_config = format!("KCONFIG_ALLCONFIG={}", wanted.display());
         let show = Show { what: format!("configuration of {}", self.name), total: None };
         make::run(make, &[&all_config, "allnoconfig"], lock, &self.log(), &show)?;
-        let text = fs::read_to_string(&dot_config)
-            .with_context(|| format!("cannot read {}", dot_config.display()))?;
+        let text = String::from_utf8(artifact::read(&self.out(), ".config", CONFIG_BYTES_MAX)?)
+            .context("a .config that is no text")?;
         let vanished = config::vanished(target.options, &text);
         if !vanished.is_empty() {
             let error = config::vanished_error(&vanished, |name| config::is_declared(&self.src(), name));

@@ -24,10 +24,7 @@
 //!     of: mean                      #   and of it: mean, median or p99 (us), or rate (a second)
 //! ```
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result, bail};
 use harness::program::Program;
@@ -171,15 +168,7 @@ fn once() -> u32 {
 /// # Errors
 /// When one is broken.
 pub fn all() -> Result<Vec<Workload>> {
-    let folder = paths::repo_root().join("harness/workloads");
-    let mut files: Vec<PathBuf> =
-        paths::files_below(&folder, |_| true)?.into_iter().filter(|path| is_yaml(path)).collect();
-    files.sort();
-    files.iter().map(|path| read(path)).collect()
-}
-
-fn is_yaml(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "yaml")
+    paths::yaml_files("harness/workloads")?.iter().map(|path| read(path)).collect()
 }
 
 /// A workload by name, or from a file of the user's.
@@ -188,7 +177,7 @@ fn is_yaml(path: &Path) -> bool {
 /// When there is none, or it is broken.
 pub fn find(name: &str) -> Result<Workload> {
     let path = Path::new(name);
-    if is_yaml(path) {
+    if paths::is_yaml(path) {
         return read(path);
     }
     let all = all()?;
@@ -246,9 +235,7 @@ impl Workload {
         let point = |label: String, at: u32, text: String| -> Result<Point> {
             let mut program: Program = text.parse().with_context(|| format!("program, {label}"))?;
             program.schedule.vcpus = self.vcpus;
-            let mut fixed = program.clone();
-            fixed.fixup();
-            if fixed != program {
+            if !program.is_valid() {
                 bail!("program, {label}: an argument is out of range, or there are too many ops");
             }
             Ok(Point { label, at, programs: vec![program; self.times as usize] })
