@@ -8,6 +8,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::LazyLock,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -29,6 +30,7 @@ use super::{
     speed,
 };
 use crate::{
+    exit::Bug,
     initramfs::Entry,
     kernel::{Begin, Trust, Workbench, artifact},
     paths,
@@ -46,18 +48,18 @@ const PROGRAMS: [&str; 5] = [
     "mm/split_huge_page_test",
 ];
 /// What the script calls.
-const TOOLS: [&str; 6] = ["echo", "grep", "ls", "mkdir", "mkswap", "swapon"];
-/// What the tests need: both trees, and something to swap to.
-const SCRIPT: &str = "mount -t tmpfs tmpfs /tmp\nmount -t debugfs debugfs /sys/kernel/debug\n\
-    mount -t cgroup2 cgroup2 /sys/fs/cgroup\ncd /tmp\necho 128M > /sys/block/zram0/disksize\n\
-    mkswap /dev/zram0\nswapon /dev/zram0\n";
+const TOOLS: [&str; 3] = ["mkfs.ext4", "mkswap", "swapon"];
+/// What the tests need: a file system with a disk (of memory), something to swap to, groups.
+const SCRIPT: &str = "mkfs.ext4 -q /dev/ram0\nmount -t ext4 /dev/ram0 /tmp\nmount -t debugfs debugfs /sys/kernel/debug\n\
+    mount -t cgroup2 cgroup2 /sys/fs/cgroup\ncd /tmp\necho 512M > /sys/block/zram0/disksize\nmkswap /dev/zram0\n\
+    swapon /dev/zram0\necho Y > /sys/module/zswap/parameters/enabled\n";
 /// How a program's beginning and end are told; its name follows.
 const BEGIN: &str = "selftests: begin ";
 const ENDED: &str = "selftests: ended ";
 /// Said after the last.
 const OVER: &str = "selftests: over";
-/// The suites of KUnit run before PID 1 does.
-const APPEND: &str = "kunit.enable=1";
+/// The suites of KUnit run before PID 1 does; the disk of memory has 256 MiB.
+const APPEND: &str = "kunit.enable=1 ramdisk_size=262144";
 /// A program of selftests has at most so many bytes; statically linked they have one million.
 const PROGRAM_BYTES_MAX: u64 = 16 << 20;
 /// Longest wall time.
@@ -184,13 +186,15 @@ fn all(
     programs: &[(&'static str, Vec<u8>)],
     dir: &Path,
 ) -> Result<Ran> {
-    let mut ran = run(kunit, &[], &dir.join("kunit.log"))?;
-    if let Some(quick) = quick {
-        let more = run(quick, programs, &dir.join("kselftest.log"))?;
-        ran.said.extend(more.said);
-        ran.reports.extend(more.reports);
-        ran.whole &= more.whole;
-    }
+    let Some(quick) = quick else { return run(kunit, &[], &dir.join("kunit.log")) };
+    let (ran, more) = thread::scope(|scope| {
+        let kunit = scope.spawn(|| run(kunit, &[], &dir.join("kunit.log")));
+        (kunit.join(), run(quick, programs, &dir.join("kselftest.log")))
+    });
+    let (mut ran, more) = (ran.map_err(|_| Bug("a boot panicked".into()))??, more?);
+    ran.said.extend(more.said);
+    ran.reports.extend(more.reports);
+    ran.whole &= more.whole;
     Ok(ran)
 }
 

@@ -16,6 +16,7 @@ pub const NAMES: &[&str] = &[
     "gate: a function without a prototype is refused by name",
     "gate: a comment passes",
     "gate: a patch that does not apply is refused with file and line",
+    "gate: a unit test of the kernel that fails anew is refused by name",
 ];
 
 const COMMENT: &str = "--- a/mm/shrinker.c
@@ -27,12 +28,27 @@ const COMMENT: &str = "--- a/mm/shrinker.c
  #include <linux/rwsem.h>
 ";
 
+/// Breaks a test of KUnit, and nothing else.
+const UNIT_TEST: &str = "--- a/lib/list-test.c
++++ b/lib/list-test.c
+@@ -53,7 +53,7 @@ static void list_test_list_add(struct kunit *test)
+ \tlist_add(&b, &list);
+ 
+ \t/* should be [list] -> b -> a */
+-\tKUNIT_EXPECT_PTR_EQ(test, list.next, &b);
++\tKUNIT_EXPECT_PTR_EQ(test, list.next, &a);
+ \tKUNIT_EXPECT_PTR_EQ(test, b.prev, &list);
+ \tKUNIT_EXPECT_PTR_EQ(test, b.next, &a);
+ }
+";
+
 /// Runs them.
 pub fn run(checks: &mut Checks) {
     checks.check(NAMES[0], planted);
     checks.check(NAMES[1], prototype);
     checks.check(NAMES[2], comment);
     checks.check(NAMES[3], does_not_apply);
+    checks.check(NAMES[4], unit_test);
 }
 
 /// Gates a diff; the outcome must come with that exit code.
@@ -86,5 +102,24 @@ fn does_not_apply() -> Result<()> {
     let outcome = gate(&COMMENT.replace("memcontrol.h", "no-such.h"), "hygiene", Exit::Finding)?;
     let why = outcome["why"].as_str().unwrap_or_default();
     ensure!(why.contains("does not apply") && why.contains("mm/shrinker.c:1"), "{outcome}");
+    Ok(())
+}
+
+fn unit_test() -> Result<()> {
+    let outcome = gate(UNIT_TEST, "selftests", Exit::Finding)?;
+    let why = outcome["why"].as_str().unwrap_or_default();
+    ensure!(why.contains("kunit list-kunit-test.list_test_list_add: not ok"), "{outcome}");
+    // Programs ran, too, and what they say is what they say without the series.
+    let checks = outcome["steps"].as_array().and_then(|steps| steps.last()).map(|step| &step["checks"]);
+    let names: Vec<&str> = checks
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter(|check| check["status"] == "fail")
+        .filter_map(|check| check["name"].as_str())
+        .collect();
+    ensure!(names == ["kunit list-kunit-test.list_test_list_add"], "{outcome}");
+    let said = checks.map(Value::to_string).unwrap_or_default();
+    ensure!(said.contains("tests ok") && said.contains("kselftest cgroup/test_kmem"), "{outcome}");
     Ok(())
 }
