@@ -6,6 +6,7 @@
 pub mod b4;
 mod compile;
 pub mod example;
+mod focus;
 pub mod github;
 mod guests;
 pub mod html;
@@ -35,6 +36,7 @@ use harness::{machine::MachineError, plain};
 use tempfile::TempDir;
 
 use self::{
+    focus::Focus,
     guests::Task,
     outcome::{Check, KernelInfo, Outcome, Status, Step, Verdict},
     series::Series,
@@ -222,7 +224,9 @@ impl Gate<'_> {
             self.selftests_of_base(base)?;
         }
         if self.wants("campaign") {
-            guests::learn(&self.campaign()?, base)?;
+            let task = self.campaign()?;
+            guests::learn(&task, base)?;
+            focus::reach(base, &task.seeds)?;
         }
         Ok(())
     }
@@ -231,6 +235,7 @@ impl Gate<'_> {
         Ok(Task {
             name: "campaign".to_owned(),
             seeds: corpus::seeds()?,
+            focus: Focus::default(),
             execs: self.args.execs,
             leaks: true,
             one_schedule: false,
@@ -271,7 +276,8 @@ impl Gate<'_> {
         }
         if self.comes_to("campaign") {
             let began = Instant::now();
-            let task = self.campaign()?;
+            let mut task = self.campaign()?;
+            task.focus = focus::focus(base, &task.seeds, &self.series)?;
             let until = self.until(1.0 - SPEED_SHARE);
             let checks = guests::checks(&task, base, &mut patched, &self.dir.join("campaign"), until);
             let checks = unless_it_does_not_boot(checks)?;

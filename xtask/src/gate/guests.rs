@@ -14,10 +14,13 @@ use ::fuzz::{
     status::{CampaignEnd, Event},
 };
 use anyhow::{Context, Result, bail};
-use harness::program::Program;
+use harness::{plain, program::Program};
 use serde::{Deserialize, Serialize};
 
-use super::outcome::{Check, Status};
+use super::{
+    focus::Focus,
+    outcome::{Check, Status},
+};
 use crate::{
     fuzz::{self, Plan, WALK_PROB},
     paths,
@@ -47,12 +50,30 @@ pub struct Task {
     pub name: String,
     /// Programs to begin with.
     pub seeds: Vec<Program>,
+    /// Those of them that are first where the series is looked at, and why.
+    pub focus: Focus,
     /// Programs to execute in all.
     pub execs: u64,
     /// Scan for leaked memory, too.
     pub leaks: bool,
     /// Only one of the schedules.
     pub one_schedule: bool,
+}
+
+impl Task {
+    fn in_order(&self) -> Vec<Program> {
+        let first = &self.focus.programs;
+        let rest = self.seeds.iter().filter(|program| !first.contains(program));
+        first.iter().chain(rest).cloned().collect()
+    }
+
+    /// What the focus is on, in words.
+    fn why(&self) -> String {
+        match &self.focus.functions[..] {
+            [] => String::new(),
+            all => format!("first {} programs that reach {}", self.focus.programs.len(), all.join(", ")),
+        }
+    }
 }
 
 /// A finding, in short.
@@ -121,7 +142,8 @@ pub fn checks(
         (false, true) => (Status::Note, format!("{text}: ended with what it found")),
         (false, false) => (Status::Unsure, format!("{text}, then the time was over")),
     };
-    checks.push(Check { seconds: began.elapsed().as_secs_f64(), ..Check::new(&task.name, status, &text) });
+    let (seconds, detail) = (began.elapsed().as_secs_f64(), plain::line(&task.why(), 2000));
+    checks.push(Check { seconds, detail, ..Check::new(&task.name, status, &text) });
     Ok(checks)
 }
 
@@ -148,6 +170,8 @@ fn of_base(task: &Task, base: &mut Prepared) -> Result<Explored> {
     hasher.update(base.machine.config.key.as_bytes());
     paths::hash_files(&mut hasher, fuzz::sources()?)?;
     hasher.update(format!("{} {} {} {:?}", task.name, task.execs, task.leaks, task.seeds).as_bytes());
+    // What one series touches is nothing to the next.
+    let task = &Task { focus: Focus::default(), ..task.clone() };
     let dir = base.cache.dir("gate")?.join(&hasher.finalize().to_hex()[..16]);
     let done = dir.join("done.json");
     if let Some(kept) = fs::read(&done).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
@@ -187,7 +211,7 @@ fn explore(
         leak_scan: if task.leaks { LEAK_SCAN } else { LeakScan::Corpus(usize::MAX) },
         walk_prob: WALK_PROB,
         reduce: Reduce::Program,
-        seeds: Some(task.seeds.clone()),
+        seeds: Some(task.in_order()),
         steady: true,
         one_schedule: task.one_schedule,
     };

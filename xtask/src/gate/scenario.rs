@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use super::{
     Gate, SPEED_SHARE,
+    focus::Focus,
     guests::{self, Task},
     outcome::Status,
     unless_it_does_not_boot,
@@ -75,7 +76,7 @@ fn read(path: &Path) -> Result<Scenario> {
 pub fn task(instance: &str) -> Result<Task> {
     let seeds = all()?.iter().map(Scenario::program).collect::<Result<Vec<_>>>()?;
     let (name, execs) = (instance.to_owned(), seeds.len() as u64);
-    Ok(Task { name, seeds, execs, leaks: false, one_schedule: true })
+    Ok(Task { name, seeds, focus: Focus::default(), execs, leaks: false, one_schedule: true })
 }
 
 impl Gate<'_> {
