@@ -190,7 +190,7 @@ impl<'a> Campaign<'a> {
                 return Ok(end);
             }
             let choosing = Instant::now();
-            while self.under_way.len() < 2 * self.config.jobs && !self.is_enough() {
+            while self.under_way.len() < 2 * self.config.jobs {
                 let Some(job) = self.next_job()? else { break };
                 let programs = job.programs.iter().map(|waiting| waiting.choice.program.clone()).collect();
                 let (canary, leak_scan) = (self.config.canary, job.leak_scan);
@@ -235,7 +235,8 @@ impl<'a> Campaign<'a> {
 
     fn end(&self) -> Option<CampaignEnd> {
         let is_over = self.config.time_max.is_some_and(|max| self.started.elapsed() >= max);
-        let is_enough = self.is_enough() && self.aside.is_none();
+        // What was found is made small, however many programs that takes.
+        let is_enough = self.is_enough() && self.aside.is_none() && self.reducing.is_empty();
         if self.no_boot {
             Some(CampaignEnd::NoBoot)
         } else if self.infrastructure_in_a_row >= INFRASTRUCTURE_IN_A_ROW_MAX {
@@ -251,13 +252,15 @@ impl<'a> Campaign<'a> {
 
     /// What to submit next; none while a finding is made smaller and its runs are awaited.
     fn next_job(&mut self) -> Result<Option<Job>> {
-        if let Some(job) = self.retries.pop_front() {
+        if !self.is_enough()
+            && let Some(job) = self.retries.pop_front()
+        {
             return Ok(Some(job));
         }
         if let Some(job) = self.next_reduction()? {
             return Ok(Some(job));
         }
-        if !self.reducing.is_empty() {
+        if self.is_enough() || !self.reducing.is_empty() {
             return Ok(None);
         }
         if let Some(programs) = self.next_leak_scan() {

@@ -138,6 +138,22 @@ fn programs_are_minimised_and_a_killed_campaign_goes_on_with_that() {
 }
 
 #[test]
+fn what_was_found_is_minimised_when_the_programs_are_all_run() {
+    let first_found = {
+        let dir = tempfile::tempdir().unwrap();
+        let (summary, _) = fuzz(&config(dir.path(), 1, 6_000));
+        summary.findings.iter().map(|note| note.execs).min().unwrap()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let config = CampaignConfig { reduce: Reduce::Program, ..config(dir.path(), 1, first_found) };
+    let (summary, events) = fuzz(&config);
+    assert_eq!(summary.end, CampaignEnd::Execs);
+    assert!(!summary.findings.is_empty());
+    let told = events.iter().filter(|event| matches!(event, Event::Minimized(_))).count();
+    assert_eq!(told, summary.findings.len());
+}
+
+#[test]
 fn what_is_known_to_be_harmless_is_kept_and_is_no_finding() {
     let dir = tempfile::tempdir().unwrap();
     let known = |report: &Report, _: &[u8]| (report.title == RACE).then(|| "of old".to_owned());
