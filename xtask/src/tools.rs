@@ -140,6 +140,7 @@ pub const DEBIAN_TOOLS: &[DebianTool] = &[
     tool("gdb", Probe::Program("gdb"), Need::Debug, "stops a guest where its report begins"),
     tool("sparse", Probe::Program("sparse"), Need::Hygiene, "checks C for what compilers do not know"),
     tool("perl", Probe::Program("perl"), Need::Hygiene, "checkpatch and kernel-doc"),
+    tool("chromium", Probe::Program("chromium"), Need::Formats, "shows the page of a gate, in the tests"),
     tool("stress-ng", Probe::Program("stress-ng"), Need::Workload, "the workload of known regressions"),
 ];
 

@@ -37,6 +37,7 @@ pub const NAMES: &[&str] = &[
     "gate: b4 reads and keeps every step",
     "gate: GitHub's Markdown shows text as text",
     "gate: the page is HTML that loads and runs nothing",
+    "gate: a browser shows the page as it was meant",
     "gate: the text's last line is the verdict",
 ];
 
@@ -49,7 +50,8 @@ pub fn run(checks: &mut Checks) {
     checks.check(NAMES[3], || b4_review(&outcome));
     checks.check(NAMES[4], || github_markdown(&outcome));
     checks.check(NAMES[5], || page(&outcome));
-    checks.check(NAMES[6], || last_line(&outcome));
+    checks.check(NAMES[6], || browser(&outcome));
+    checks.check(NAMES[7], || last_line(&outcome));
 }
 
 /// The Python that has the readers.
@@ -310,6 +312,57 @@ fn page(outcome: &Outcome) -> Result<()> {
     ];
     only(&found, &known)?;
     ensure!(found["table"] == 2 && found["h1"] == 1, "{found}");
+    Ok(())
+}
+
+/// What a browser made of the page, as text; asserts that it made no element of what was text.
+const SHOWN: &str = "
+import sys, json, html.parser
+data, tags = [], {}
+class Reader(html.parser.HTMLParser):
+    def handle_starttag(self, tag, attributes): tags[tag] = tags.get(tag, 0) + 1
+    def handle_data(self, text): data.append(text)
+reader = Reader()
+reader.feed(sys.stdin.read())
+reader.close()
+assert not {'script', 'img', 'a', 'iframe', 'link', 'object'} & set(tags), tags
+json.dump({'text': ' '.join(data), 'tags': tags}, sys.stdout)
+";
+
+fn browser(outcome: &Outcome) -> Result<()> {
+    setup::ensure(&Cache::open()?, &[Need::Formats])?;
+    let dir = tempfile::tempdir()?;
+    let page = dir.path().join("page.html");
+    fs::write(&page, html::render(outcome))?;
+    let output = Command::new("timeout")
+        .args([
+            "120",
+            "chromium",
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+        ])
+        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
+        .arg(format!("--user-data-dir={}", dir.path().join("profile").display()))
+        .arg("--dump-dom")
+        .arg(format!("file://{}", page.display()))
+        .output()
+        .context("start chromium")?;
+    let dom = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{}:\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    let shown = read(SHOWN, &[], &dom)?;
+    let text = shown["text"].as_str().unwrap_or_default();
+    ensure!(shown["tags"]["h1"] == 1 && text.contains("FAIL"), "{shown}");
+    for step in &outcome.steps {
+        ensure!(text.contains(&step.name), "{} is not shown", step.name);
+    }
+    // What a guest printed is there to be read.
+    ensure!(
+        text.contains("<script>alert('1')</script>") && text.contains("<img src=x onerror=alert(1)>"),
+        "{text}"
+    );
     Ok(())
 }
 
