@@ -16,7 +16,11 @@ use super::{
 use crate::{
     exit::{self, Exit, Unfit},
     kernel::{Begin, Workbench},
+    proc,
 };
+
+/// Share of the time by which patches of a series are built one by one.
+const LINK_SHARE: f64 = 0.25;
 
 impl Gate<'_> {
     /// The kernel with the series; whether there is one.
@@ -29,12 +33,16 @@ impl Gate<'_> {
         }
         let (cache, instance, linux) = (self.cache.clone(), self.instance.clone(), self.linux.clone());
         let bench = Workbench::open(&cache, &instance, linux.as_deref(), self.trust, Begin::Afresh)?;
-        let patches = self.series.patches();
+        let (patches, mut checks) = (self.series.patches(), Vec::new());
         for n in 1..=patches.len() {
             if let Err(error) = bench.apply(&patches[..n]) {
                 let check = refusal(error, "apply", "does not apply")?;
                 self.step("apply", began, vec![Check { patch: Some(n - 1), ..check }]);
                 return Ok(false);
+            }
+            // The last is built below, and whole.
+            if n < patches.len() {
+                checks.push(Check { patch: Some(n - 1), ..self.link(&bench)? });
             }
         }
         let check = match bench.build(&self.series.files()) {
@@ -42,8 +50,29 @@ impl Gate<'_> {
             Err(error) => refusal(error, "kernel", "does not build")?,
         };
         let builds = check.status == Status::Pass;
-        self.step("build", began, vec![check]);
+        checks.push(check);
+        self.step("build", began, checks);
         Ok(builds)
+    }
+
+    /// Whether the source as it is makes a kernel: one that does not is in the way of whoever bisects.
+    fn link(&self, bench: &Workbench<'_>) -> Result<Check> {
+        if Instant::now() >= self.until(LINK_SHARE) {
+            return Ok(Check::new("patch", Status::Note, "not built by itself: no time was left"));
+        }
+        let began = Instant::now();
+        let (text, ok) = bench.output(bench.make()?.arg("vmlinux"))?;
+        let check = match ok {
+            true => Check::new("patch", Status::Pass, "builds by itself"),
+            false => {
+                let is_error = |line: &&str| line.contains("error:") || line.contains("undefined");
+                let first = text.lines().find(is_error).unwrap_or_default();
+                let first = format!("does not build by itself: {}", plain::line(first.trim(), 300));
+                let detail = plain::block(&proc::tail(&text));
+                Check { detail, ..Check::new("patch", Status::Fail, &first) }
+            }
+        };
+        Ok(Check { seconds: began.elapsed().as_secs_f64(), ..check })
     }
 
     /// Each patch by itself. Compilers that say more have other options, and all that is compiled once more for them is in the

@@ -17,6 +17,7 @@ pub const NAMES: &[&str] = &[
     "gate: a comment passes",
     "gate: a patch that does not apply is refused with file and line",
     "gate: a unit test of the kernel that fails anew is refused by name",
+    "gate: a patch that only links with the next is refused",
 ];
 
 const COMMENT: &str = "--- a/mm/shrinker.c
@@ -42,6 +43,49 @@ const UNIT_TEST: &str = "--- a/lib/list-test.c
  }
 ";
 
+/// The first calls what the second brings.
+const LINKS_LATER: &str = "From 1111111111111111111111111111111111111111 Mon Sep 17 00:00:00 2001
+From: A <a@example.org>
+Date: Fri, 2 Jan 2026 00:00:00 +0000
+Subject: [PATCH 1/2] mm: call it
+
+---
+ mm/shrinker.c | 2 ++
+--- a/mm/shrinker.c
++++ b/mm/shrinker.c
+@@ -7,5 +7,7 @@
+ 
+ #include \"internal.h\"
+ 
++extern struct list_head shrinker_later;
++struct list_head *shrinker_later_now(void) { return &shrinker_later; }
+ LIST_HEAD(shrinker_list);
+ DEFINE_MUTEX(shrinker_mutex);
+-- 
+2.47.3
+
+From 2222222222222222222222222222222222222222 Mon Sep 17 00:00:00 2001
+From: A <a@example.org>
+Date: Fri, 2 Jan 2026 00:00:00 +0000
+Subject: [PATCH 2/2] mm: bring it
+
+---
+ mm/shrinker.c | 1 +
+--- a/mm/shrinker.c
++++ b/mm/shrinker.c
+@@ -8,6 +8,7 @@
+ #include \"internal.h\"
+ 
+ extern struct list_head shrinker_later;
++LIST_HEAD(shrinker_later);
+ struct list_head *shrinker_later_now(void) { return &shrinker_later; }
+ LIST_HEAD(shrinker_list);
+ DEFINE_MUTEX(shrinker_mutex);
+-- 
+2.47.3
+
+";
+
 /// Runs them.
 pub fn run(checks: &mut Checks) {
     checks.check(NAMES[0], planted);
@@ -49,6 +93,7 @@ pub fn run(checks: &mut Checks) {
     checks.check(NAMES[2], comment);
     checks.check(NAMES[3], does_not_apply);
     checks.check(NAMES[4], unit_test);
+    checks.check(NAMES[5], links_later);
 }
 
 /// Gates a diff; the outcome must come with that exit code.
@@ -121,5 +166,15 @@ fn unit_test() -> Result<()> {
     ensure!(names == ["kunit list-kunit-test.list_test_list_add"], "{outcome}");
     let said = checks.map(Value::to_string).unwrap_or_default();
     ensure!(said.contains("tests ok") && said.contains("kselftest cgroup/test_kmem"), "{outcome}");
+    Ok(())
+}
+
+fn links_later() -> Result<()> {
+    let outcome = gate(LINKS_LATER, "build", Exit::Finding)?;
+    let checks = outcome["steps"][0]["checks"].as_array().cloned().unwrap_or_default();
+    let status: Vec<&str> = checks.iter().filter_map(|check| check["status"].as_str()).collect();
+    ensure!(status == ["fail", "pass"] && checks[0]["patch"] == 0, "{outcome}");
+    let text = checks[0]["text"].as_str().unwrap_or_default();
+    ensure!(text.contains("undefined") && text.contains("shrinker_later"), "{text}");
     Ok(())
 }
