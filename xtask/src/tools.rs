@@ -140,6 +140,12 @@ pub const DEBIAN_TOOLS: &[DebianTool] = &[
     tool("gdb", Probe::Program("gdb"), Need::Debug, "stops a guest where its report begins"),
     tool("sparse", Probe::Program("sparse"), Need::Hygiene, "checks C for what compilers do not know"),
     tool("perl", Probe::Program("perl"), Need::Hygiene, "checkpatch and kernel-doc"),
+    tool(
+        "e2fsprogs",
+        Probe::Program("mkfs.ext4"),
+        Need::Hygiene,
+        "makes a file system for the kernel's own tests",
+    ),
     tool("chromium", Probe::Program("chromium"), Need::Formats, "shows the page of a gate, in the tests"),
     tool("stress-ng", Probe::Program("stress-ng"), Need::Workload, "the workload of known regressions"),
 ];

@@ -24,7 +24,7 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Gate,
+    Gate, SPEED_SHARE,
     compile::refusal,
     outcome::{Check, Status},
     speed,
@@ -62,8 +62,10 @@ const OVER: &str = "selftests: over";
 const APPEND: &str = "kunit.enable=1 ramdisk_size=262144";
 /// A program of selftests has at most so many bytes; statically linked they have one million.
 const PROGRAM_BYTES_MAX: u64 = 16 << 20;
-/// Longest wall time.
-const LIMIT: Duration = Duration::from_secs(180);
+/// Longest that the kernel without the series is looked at: no gate waits for that twice.
+const BASE_MAX: Duration = Duration::from_secs(1800);
+/// The kernel with the series has this long at least.
+const LIMIT_MIN: Duration = Duration::from_secs(60);
 
 /// What a test says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,7 +99,9 @@ impl Gate<'_> {
                 bench.apply(&self.series.patches())?;
                 let programs = programs(&bench)?;
                 drop(bench);
-                compare(&old, &all(patched, quick.as_ref(), &programs, &dir)?, &dir)
+                let left = self.until(1.0 - SPEED_SHARE).saturating_duration_since(Instant::now());
+                let new = all(patched, quick.as_ref(), &programs, &dir, left.max(LIMIT_MIN))?;
+                compare(&old, &new, &dir)
             }
             Err(error) => vec![refusal(error, "programs", "does not build without debugging")?],
         };
@@ -123,7 +127,7 @@ impl Gate<'_> {
         paths::make_dir(&dir)?;
         eprintln!("gate: selftests on the kernel without the series, kept for the next time");
         let programs = programs(&self.bench(Trust::Own, Begin::Afresh)?)?;
-        let ran = all(base, quick.as_ref(), &programs, &dir)?;
+        let ran = all(base, quick.as_ref(), &programs, &dir, BASE_MAX)?;
         ensure!(ran.whole, "the selftests of the kernel without the series do not end: {}", dir.display());
         paths::write_whole(&done, &serde_json::to_vec(&ran)?)?;
         Ok(ran)
@@ -185,11 +189,12 @@ fn all(
     quick: Option<&Prepared>,
     programs: &[(&'static str, Vec<u8>)],
     dir: &Path,
+    limit: Duration,
 ) -> Result<Ran> {
-    let Some(quick) = quick else { return run(kunit, &[], &dir.join("kunit.log")) };
+    let Some(quick) = quick else { return run(kunit, &[], &dir.join("kunit.log"), limit) };
     let (ran, more) = thread::scope(|scope| {
-        let kunit = scope.spawn(|| run(kunit, &[], &dir.join("kunit.log")));
-        (kunit.join(), run(quick, programs, &dir.join("kselftest.log")))
+        let kunit = scope.spawn(|| run(kunit, &[], &dir.join("kunit.log"), limit));
+        (kunit.join(), run(quick, programs, &dir.join("kselftest.log"), limit))
     });
     let (mut ran, more) = (ran.map_err(|_| Bug("a boot panicked".into()))??, more?);
     ran.said.extend(more.said);
@@ -198,7 +203,7 @@ fn all(
     Ok(ran)
 }
 
-fn run(on: &Prepared, programs: &[(&'static str, Vec<u8>)], log: &Path) -> Result<Ran> {
+fn run(on: &Prepared, programs: &[(&'static str, Vec<u8>)], log: &Path, limit: Duration) -> Result<Ran> {
     let place = RunDir::new().context("cannot make a folder for running machines")?;
     let initramfs: PathBuf = place.path().join("initramfs");
     fs::write(&initramfs, archive(programs)?)?;
@@ -209,7 +214,7 @@ fn run(on: &Prepared, programs: &[(&'static str, Vec<u8>)], log: &Path) -> Resul
         schedule: Schedule::default(),
         execution: Execution::Deterministic,
         leaks: Leaks::Ignore,
-        limit: LIMIT,
+        limit,
     };
     let (console, end) = boot.run(&place.path().join("guest"))?;
     paths::write_whole(log, &console)?;
