@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The kernel's own tests: KUnit's suites, which run while it boots, and programs of `tools/testing/selftests`, on a kernel
-//! without debugging, where they take seconds. Each kernel runs those of its own tree. A test that fails counts where it does
-//! not fail without the series.
+//! without debugging, where they take seconds. Each kernel runs those of its own tree. What the kernel complains of meanwhile
+//! counts, and a test of KUnit that fails, where it does not without the series; what a program says is worth a look.
 
 use std::{
     collections::BTreeMap,
@@ -292,6 +292,11 @@ fn compare(old: &Ran, new: &Ran, dir: &Path) -> Vec<Check> {
             (Some(Says::Ok), Says::Skip) => (Status::Note, "skipped; it is ok without the series"),
             _ => continue,
         };
+        let (status, text) = match status {
+            Status::Fixed if !is_exact(name) => (Status::Note, "ok; it is not ok without the series"),
+            Status::Fail if !is_exact(name) => (Status::Note, text),
+            _ => (status, text),
+        };
         checks.push(Check { folder: Some(dir.to_owned()), ..Check::new(name, status, text) });
     }
     let is_cut_short = checks.iter().any(|check| check.name == "report") || !new.whole;
@@ -307,6 +312,12 @@ fn compare(old: &Ran, new: &Ran, dir: &Path) -> Vec<Check> {
     };
     checks.push(Check::new("tests", status, &text));
     checks
+}
+
+/// Whether a test says the same of every kernel that is right. Those of KUnit look at what functions return; programs weigh
+/// memory and wait for a while, and what they say may turn with the luck of layout: a renamed function was seen to do that.
+fn is_exact(name: &str) -> bool {
+    name.starts_with("kunit ")
 }
 
 fn n_of(ran: &Ran) -> usize {
@@ -368,23 +379,39 @@ selftests: over
             reports: Vec::new(),
             whole: true,
         };
-        let old = ran(&[("a", Says::Ok), ("b", Says::NotOk), ("c", Says::NotOk), ("d", Says::Ok)]);
-        let new = ran(&[("a", Says::NotOk), ("b", Says::NotOk), ("c", Says::Ok), ("e", Says::NotOk)]);
+        let old = ran(&[
+            ("kselftest f", Says::Ok),
+            ("kselftest g", Says::NotOk),
+            ("kunit a", Says::Ok),
+            ("kunit b", Says::NotOk),
+            ("kunit c", Says::NotOk),
+            ("kunit d", Says::Ok),
+        ]);
+        let new = ran(&[
+            ("kselftest f", Says::NotOk),
+            ("kselftest g", Says::Ok),
+            ("kunit a", Says::NotOk),
+            ("kunit b", Says::NotOk),
+            ("kunit c", Says::Ok),
+            ("kunit e", Says::NotOk),
+        ]);
         let checks = compare(&old, &new, Path::new("x"));
         let status: Vec<_> = checks.iter().map(|check| (check.name.as_str(), check.status)).collect();
         assert_eq!(
             status,
             [
-                ("a", Status::Fail),
-                ("b", Status::Old),
-                ("c", Status::Fixed),
-                ("e", Status::Fail),
-                ("d", Status::Note),
+                ("kselftest f", Status::Note),
+                ("kselftest g", Status::Note),
+                ("kunit a", Status::Fail),
+                ("kunit b", Status::Old),
+                ("kunit c", Status::Fixed),
+                ("kunit e", Status::Fail),
+                ("kunit d", Status::Note),
                 ("tests", Status::Pass)
             ]
         );
         let report = ("BUG: bad".to_owned(), "all of it".to_owned());
-        let crashed = Ran { reports: vec![report], ..ran(&[("a", Says::Ok)]) };
+        let crashed = Ran { reports: vec![report], ..ran(&[("kunit a", Says::Ok)]) };
         assert_eq!(compare(&old, &crashed, Path::new("x"))[0].status, Status::Fail);
         assert_eq!(compare(&crashed, &crashed, Path::new("x"))[0].status, Status::Old);
         let slow = Ran { whole: false, ..old.clone() };
