@@ -230,10 +230,10 @@ impl Entry<'_> {
     fn key(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
         let mut sources = fuzz::sources()?;
-        for dir in ["guest-modules", "kconfigs/fragments"] {
-            sources.extend(paths::files_below(&paths::repo_root().join(dir), |_| true)?);
+        for dir in ["guest-modules", "kconfigs"] {
+            let dir = paths::repo_root().join(dir);
+            sources.extend(paths::files_below(&dir, |dir| !dir.ends_with("mutants"))?);
         }
-        sources.push(matrix::kconfigs().join("matrix.yaml"));
         paths::hash_files(&mut hasher, sources)?;
         if let Some(patch) = self.patch {
             hasher.update(&fs::read(patch).with_context(|| patch.display().to_string())?);

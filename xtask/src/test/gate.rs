@@ -154,7 +154,7 @@ fn unit_test() -> Result<()> {
     let outcome = gate(UNIT_TEST, "selftests", Exit::Finding)?;
     let why = outcome["why"].as_str().unwrap_or_default();
     ensure!(why.contains("kunit list-kunit-test.list_test_list_add: not ok"), "{outcome}");
-    // Programs ran, too, and what they say is what they say without the series.
+    // Programs ran, too.
     let checks = outcome["steps"].as_array().and_then(|steps| steps.last()).map(|step| &step["checks"]);
     let names: Vec<&str> = checks
         .and_then(Value::as_array)
