@@ -155,7 +155,7 @@ impl<'a> Campaign<'a> {
             batches.push(Choice { program, parent: None });
         }
         let mut campaign = Campaign {
-            chooser: Chooser::new(state.rand, &config.schedules, config.walk_prob)?,
+            chooser: Chooser::new(state.rand, &config.schedules, config.walk_prob, &config.focus)?,
             batches,
             pace: Pace::new(config.batch, batch),
             corpus,
@@ -236,7 +236,9 @@ impl<'a> Campaign<'a> {
     fn end(&self) -> Option<CampaignEnd> {
         let is_over = self.config.time_max.is_some_and(|max| self.started.elapsed() >= max);
         // What was found is made small, however many programs that takes.
-        let is_enough = self.is_enough() && self.aside.is_none() && self.reducing.is_empty();
+        let is_busy = self.aside.is_some() || !self.reducing.is_empty();
+        let is_scanned = !matches!(self.config.leak_scan, LeakScan::Corpus(_)) || self.unscanned.is_empty();
+        let is_enough = self.is_enough() && !is_busy && is_scanned && self.under_way.is_empty();
         if self.no_boot {
             Some(CampaignEnd::NoBoot)
         } else if self.infrastructure_in_a_row >= INFRASTRUCTURE_IN_A_ROW_MAX {
@@ -260,11 +262,14 @@ impl<'a> Campaign<'a> {
         if let Some(job) = self.next_reduction()? {
             return Ok(Some(job));
         }
-        if self.is_enough() || !self.reducing.is_empty() {
+        if !self.reducing.is_empty() {
             return Ok(None);
         }
         if let Some(programs) = self.next_leak_scan() {
             return Ok(Some(Job { purpose: Purpose::Leaks, programs, leak_scan: true }));
+        }
+        if self.is_enough() {
+            return Ok(None);
         }
         loop {
             if let Some(programs) = self.batches.take(self.pace.n_programs()) {
@@ -285,8 +290,11 @@ impl<'a> Campaign<'a> {
         if self.aside.is_some() {
             return None;
         }
-        let is_late = self.since_scan >= SCAN_EPOCHS_MAX && !self.unscanned.is_empty();
-        if self.unscanned.len() < n_programs && !is_late {
+        // What ran last has joined the corpus by then.
+        let is_last = self.is_enough() && self.under_way.is_empty();
+        let is_late = self.since_scan >= SCAN_EPOCHS_MAX || is_last;
+        let n_wanted = if is_late { 1 } else { n_programs };
+        if self.unscanned.len() < n_wanted {
             return None;
         }
         self.since_scan = 0;

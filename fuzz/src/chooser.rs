@@ -54,6 +54,7 @@ pub struct Chooser {
     walk: Walk,
     walk_prob: f64,
     faults: Faults,
+    focus: Vec<Program>,
 }
 
 /// A program that was chosen.
@@ -67,11 +68,12 @@ pub struct Choice {
 
 impl Chooser {
     /// A chooser without experience. `schedules` is not empty; `walk_prob` is the share of programs that come from
-    /// walking schedules, while there are any to walk.
+    /// walking schedules, while there are any to walk; `focus` are the programs, of those to begin with, that most others
+    /// are to be made from, if it is not all of them.
     ///
     /// # Errors
     /// When LibAFL refuses its own parts.
-    pub fn new(rand: StdRand, schedules: &[Schedule], walk_prob: f64) -> Result<Chooser> {
+    pub fn new(rand: StdRand, schedules: &[Schedule], walk_prob: f64, focus: &[Program]) -> Result<Chooser> {
         let map = OwnedMapObserver::new(MAP_NAME, vec![0_u8; OBSERVED_ENTRIES]).track_indices();
         let cost = CostObserver::default();
         let mut feedback = EagerOrFeedback::new(MaxMapFeedback::new(&map), CostFeedback::new(&cost));
@@ -87,6 +89,7 @@ impl Chooser {
             walk: Walk::default(),
             walk_prob,
             faults: Faults::default(),
+            focus: focus.to_vec(),
         })
     }
 
@@ -119,11 +122,12 @@ impl Chooser {
         Ok(Choice { program: mutate::mutant(&mut ctx, &parent), parent: Some(parent_id) })
     }
 
-    /// Learns from a program that ran to its end; true when it is now in the corpus.
+    /// Learns from a choice that ran to its end; true when it is now in the corpus.
     ///
     /// # Errors
     /// When LibAFL refuses the observation.
-    pub fn learn(&mut self, program: &Program, outcome: &ProgramOutcome) -> Result<bool> {
+    pub fn learn(&mut self, choice: &Choice, outcome: &ProgramOutcome) -> Result<bool> {
+        let program = &choice.program;
         *self.state.executions_mut() += 1;
         self.faults.learn(program, outcome);
         let hits = observed(program, outcome);
@@ -136,9 +140,18 @@ impl Chooser {
         cost.guest_time = outcome.guest_time;
         hits.iter().for_each(|&(entry, bucket)| map.as_mut()[entry] = bucket);
         let kept = self.evaluate(ProgramInput(program.clone()), is_news)?;
-        if let Some(id) = kept.filter(|_| is_news) {
-            self.walk.offer(id, program);
-            self.faults.offer(id, program, outcome);
+        if let Some(id) = kept {
+            let is_focus = match choice.parent {
+                Some(parent) => scheduler(&mut self.fuzzer).is_focus(parent),
+                None => self.focus.contains(program),
+            };
+            if is_focus {
+                scheduler(&mut self.fuzzer).focus_on(id);
+            }
+            if is_news && (is_focus || self.focus.is_empty()) {
+                self.walk.offer(id, program);
+                self.faults.offer(id, program, outcome);
+            }
         }
         let map = self.observers.0.as_mut();
         hits.iter().for_each(|&(entry, _)| map[entry] = 0);
@@ -210,11 +223,34 @@ mod tests {
         ProgramOutcome { started: true, finished: true, cover: cover.to_vec(), ..ProgramOutcome::default() }
     }
 
+    fn root(text: &str) -> Choice {
+        Choice { program: text.parse().unwrap(), parent: None }
+    }
+
+    #[test]
+    fn most_programs_are_made_from_those_in_the_focus_and_their_offspring() {
+        let about = root("thread cpu=0\n yield\n drop_caches what=slab\n");
+        let others = (1..20).map(|n| root(&format!("thread cpu=0\n{}", " yield\n".repeat(n))));
+        let focus = [about.program.clone()];
+        let mut chooser = Chooser::new(StdRand::with_seed(1), &[Schedule::default()], 0.0, &focus).unwrap();
+        for (n, choice) in [about].into_iter().chain(others).enumerate() {
+            assert!(chooser.learn(&choice, &outcome(&[(n as u16, 1)])).unwrap());
+        }
+        let of_focus = |chooser: &mut Chooser, ids: &[usize]| {
+            let parents = (0..200).filter_map(|_| chooser.choose().unwrap().parent);
+            parents.filter(|parent| ids.contains(&parent.0)).count()
+        };
+        assert!(of_focus(&mut chooser, &[0]) > 110);
+        let child = Choice { parent: Some(CorpusId(0)), ..root("thread cpu=0\n drop_caches what=slab\n") };
+        assert!(chooser.learn(&child, &outcome(&[(100, 1)])).unwrap());
+        assert!(of_focus(&mut chooser, &[20]) > 40, "a child is as good");
+    }
+
     #[test]
     fn a_program_that_hits_the_same_at_half_the_cost_is_kept() {
-        let mut chooser = Chooser::new(StdRand::with_seed(1), &[Schedule::default()], 0.0).unwrap();
-        let large: Program = format!("thread cpu=0\n{}", " yield\n".repeat(40)).parse().unwrap();
-        let small: Program = "thread cpu=0\n yield\n".parse().unwrap();
+        let mut chooser = Chooser::new(StdRand::with_seed(1), &[Schedule::default()], 0.0, &[]).unwrap();
+        let large = root(&format!("thread cpu=0\n{}", " yield\n".repeat(40)));
+        let small = root("thread cpu=0\n yield\n");
         let result = outcome(&[(7, 1), (8, 1)]);
         assert!(chooser.learn(&large, &result).unwrap());
         assert!(!chooser.learn(&large, &result).unwrap());
@@ -225,8 +261,8 @@ mod tests {
 
     #[test]
     fn a_program_is_kept_for_a_new_edge_or_a_higher_bucket_and_not_twice() {
-        let mut chooser = Chooser::new(StdRand::with_seed(1), &[Schedule::default()], 0.0).unwrap();
-        let program = chooser.choose().unwrap().program;
+        let mut chooser = Chooser::new(StdRand::with_seed(1), &[Schedule::default()], 0.0, &[]).unwrap();
+        let program = chooser.choose().unwrap();
         assert!(!chooser.learn(&program, &outcome(&[])).unwrap());
         assert!(chooser.learn(&program, &outcome(&[(7, 1), (65535, 1)])).unwrap());
         assert!(!chooser.learn(&program, &outcome(&[(7, 1)])).unwrap());

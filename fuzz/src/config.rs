@@ -31,6 +31,8 @@ pub struct CampaignConfig<'a> {
     pub batch: BatchSize,
     /// Programs that a new campaign begins with, in this order: [`crate::corpus::seeds`], or others.
     pub seeds: Vec<Program>,
+    /// Those of the seeds that most programs are to be made from, they and their offspring; empty: all.
+    pub focus: Vec<Program>,
     /// A canary kind (`abi::layout::canary`) to arm in every epoch; 0: none.
     pub canary: u32,
     /// Which epochs end with a scan for leaked memory.
@@ -52,9 +54,11 @@ pub struct CampaignConfig<'a> {
 pub enum LeakScan {
     /// Every one.
     Every,
-    /// Those that run programs of the corpus once more, so many at a time. Whoever lost memory in a way that others do not has
+    /// Those that run programs of the corpus once more, so many at a time, and what is left at the end. Whoever lost memory in a way that others do not has
     /// covered what they did not, and is there.
     Corpus(usize),
+    /// None.
+    Never,
 }
 
 /// How many programs make an epoch.

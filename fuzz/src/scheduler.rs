@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which corpus program is mutated next. For every edge the cheapest program (ops times guest time) is remembered;
 //! those are the favoured. LibAFL's own minimizer does the same but walks a randomly seeded hash map, so that two
-//! campaigns with one seed part ways, and takes everything below a millisecond for free.
+//! campaigns with one seed part ways, and takes everything below a millisecond for free. A campaign that is about
+//! something in particular mostly mutates the programs that reach it, and their offspring.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,6 +20,8 @@ use libafl_bolts::{HasLen, rands::Rand};
 
 /// Share of picks that go to favoured programs.
 const FAVOURED_PROB: f64 = 0.8;
+/// Share of picks that go to programs in the focus, where there is one.
+const FOCUS_PROB: f64 = 0.75;
 /// How many picks a crash among the children costs a program: a known bug must not eat the campaign.
 const BLAME_PICKS: u64 = 16;
 
@@ -36,6 +39,8 @@ pub struct SmallFast {
     favoured: Vec<CorpusId>,
     /// Every program.
     all: Vec<CorpusId>,
+    /// Those that the campaign is about, in ascending order.
+    focus: Vec<CorpusId>,
     /// Times a program was picked, blame included.
     n_picks: BTreeMap<CorpusId, u64>,
 }
@@ -44,6 +49,16 @@ impl SmallFast {
     /// A child of that program crashed the kernel.
     pub fn blame(&mut self, parent: CorpusId) {
         *self.n_picks.entry(parent).or_default() += BLAME_PICKS;
+    }
+
+    /// The campaign is about that program, which is the newest in the corpus.
+    pub fn focus_on(&mut self, id: CorpusId) {
+        self.focus.push(id);
+    }
+
+    /// Whether the campaign is about that program.
+    pub fn is_focus(&self, id: CorpusId) -> bool {
+        self.focus.binary_search(&id).is_ok()
     }
 
     /// Whether a program of that cost would be the best at an edge by a factor of two: worth keeping although it shows
@@ -85,7 +100,13 @@ where
     }
 
     fn next(&mut self, state: &mut S) -> Result<CorpusId, Error> {
-        let from = if state.rand_mut().coinflip(FAVOURED_PROB) { &self.favoured } else { &self.all };
+        let from = if !self.focus.is_empty() && state.rand_mut().coinflip(FOCUS_PROB) {
+            &self.focus
+        } else if state.rand_mut().coinflip(FAVOURED_PROB) {
+            &self.favoured
+        } else {
+            &self.all
+        };
         if from.is_empty() {
             return Err(Error::empty("no program in the corpus"));
         }

@@ -40,6 +40,7 @@ fn config(dir: &Path, seed: u64, execs_max: u64) -> CampaignConfig<'static> {
         jobs: 2,
         batch: BatchSize::Fixed(32),
         seeds: fuzz::corpus::seeds().unwrap(),
+        focus: Vec::new(),
         canary: 0,
         leak_scan: LeakScan::Corpus(8),
         walk_prob: 0.2,
@@ -278,10 +279,21 @@ fn a_campaign_survives_sigkill_at_any_instant() {
 }
 
 #[test]
+fn what_was_not_scanned_for_leaks_is_at_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let never_full = LeakScan::Corpus(100_000);
+    let (summary, _) = fuzz(&CampaignConfig { leak_scan: never_full, ..config(dir.path(), 1, 6_000) });
+    assert_eq!(summary.end, CampaignEnd::Execs);
+    assert!(titles(&summary).contains(LEAK), "{:?}", titles(&summary));
+}
+
+#[test]
 fn a_resumed_campaign_reaches_the_coverage_it_had() {
     let dir = tempfile::tempdir().unwrap();
     let (before, _) = fuzz(&config(dir.path(), 7, 3_000));
-    let (after, _) = fuzz(&config(dir.path(), 7, 3_000 + before.status.corpus as u64 + 64));
+    // The last scan for leaks comes on top.
+    let enough = before.status.execs + before.status.corpus as u64 + 64;
+    let (after, _) = fuzz(&config(dir.path(), 7, enough));
     assert!(after.status.edges >= before.status.edges, "{} < {}", after.status.edges, before.status.edges);
     assert!(after.status.execs > before.status.execs);
     assert!(after.status.elapsed_secs >= before.status.elapsed_secs);

@@ -97,6 +97,7 @@ pub fn run(args: &FuzzArgs) -> Outcome {
         walk_prob: WALK_PROB,
         reduce: Reduce::Program,
         seeds: None,
+        focus: Vec::new(),
         steady: false,
         one_schedule: false,
     };
@@ -140,6 +141,8 @@ pub struct Plan {
     pub reduce: Reduce,
     /// Programs to begin with; none: those that every campaign begins with.
     pub seeds: Option<Vec<Program>>,
+    /// Those of them that most others are made from; empty: all.
+    pub focus: Vec<Program>,
     /// Where the campaign is to be the same on every host.
     pub steady: bool,
     /// Only the first of [`SCHEDULES`]: another is another guest to boot.
@@ -216,6 +219,7 @@ pub fn campaign(
         jobs,
         batch,
         seeds,
+        focus: plan.focus,
         canary: plan.canary,
         leak_scan: plan.leak_scan,
         // Where a preemption point is an instruction, walking over them is worth it.

@@ -279,6 +279,7 @@ impl Entry<'_> {
             walk_prob: self.args.walk,
             reduce: if self.args.minimize { Reduce::Program } else { Reduce::Never },
             seeds: None,
+            focus: Vec::new(),
             steady: false,
             one_schedule: false,
         };

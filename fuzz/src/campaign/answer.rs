@@ -152,7 +152,7 @@ impl Campaign<'_> {
             // A guest that keeps track of memory covers what others do not.
             let counts = result.finished && Some(idx) != culprit && job.purpose != Purpose::Leaks;
             // What an earlier call stored was scanned then.
-            if counts && self.chooser.learn(program, result)? && self.corpus.store(program)? {
+            if counts && self.chooser.learn(&waiting.choice, result)? && self.corpus.store(program)? {
                 self.unscanned.push_back(program.clone());
             }
         }

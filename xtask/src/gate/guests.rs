@@ -208,10 +208,11 @@ fn explore(
         time_max: Some(until.saturating_duration_since(Instant::now())),
         execs_max: Some(task.execs),
         canary: 0,
-        leak_scan: if task.leaks { LEAK_SCAN } else { LeakScan::Corpus(usize::MAX) },
+        leak_scan: if task.leaks { LEAK_SCAN } else { LeakScan::Never },
         walk_prob: WALK_PROB,
         reduce: Reduce::Program,
         seeds: Some(task.in_order()),
+        focus: task.focus.programs.clone(),
         steady: true,
         one_schedule: task.one_schedule,
     };
