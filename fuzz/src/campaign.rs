@@ -195,7 +195,8 @@ impl<'a> Campaign<'a> {
                 let programs = job.programs.iter().map(|waiting| waiting.choice.program.clone()).collect();
                 let (canary, leak_scan) = (self.config.canary, job.leak_scan);
                 let number = guests.submit(Epoch { programs, canary, leak_scan, ..Epoch::default() })?;
-                if job.purpose == Purpose::Leaks {
+                // The last ones have nothing beside them but each other.
+                if job.purpose == Purpose::Leaks && !self.is_enough() {
                     self.aside = Some((number, job, self.counters.epochs + SCAN_WITHIN));
                 } else {
                     self.under_way.push_back((number, job));
@@ -291,7 +292,7 @@ impl<'a> Campaign<'a> {
             return None;
         }
         // What ran last has joined the corpus by then.
-        let is_last = self.is_enough() && self.under_way.is_empty();
+        let is_last = self.is_enough() && self.under_way.iter().all(|(_, job)| job.purpose == Purpose::Leaks);
         let is_late = self.since_scan >= SCAN_EPOCHS_MAX || is_last;
         let n_wanted = if is_late { 1 } else { n_programs };
         if self.unscanned.len() < n_wanted {
