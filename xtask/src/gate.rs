@@ -17,6 +17,7 @@ pub mod ktap;
 pub mod outcome;
 #[cfg(test)]
 mod recipes;
+mod same;
 mod scenario;
 mod selftests;
 mod series;
@@ -137,8 +138,21 @@ pub fn run(args: &GateArgs) -> exit::Outcome {
     let snapshots = tempfile::tempdir_in(cache.dir("gate")?).context("folder for snapshots")?;
     let dir = make_dir(args, &series)?;
     let (steps, began) = (Vec::new(), Instant::now());
-    let mut gate =
-        Gate { args, cache, instance, linux, source, series, history, trust, snapshots, dir, began, steps };
+    let mut gate = Gate {
+        args,
+        cache,
+        instance,
+        linux,
+        source,
+        series,
+        history,
+        trust,
+        snapshots,
+        dir,
+        began,
+        same: false,
+        steps,
+    };
     let mut base = gate.prepare(&gate.instance.name, Trust::Own, &[])?;
     gate.learn(&mut base)?;
     // What it takes to have something to compare with is not the series' time.
@@ -207,6 +221,8 @@ struct Gate<'a> {
     /// Where findings are kept.
     dir: PathBuf,
     began: Instant,
+    /// The kernel with the series is the one without.
+    same: bool,
     steps: Vec<Step>,
 }
 
@@ -265,6 +281,7 @@ impl Gate<'_> {
             Err(error) => return Err(error),
         };
         let info = self.info(&patched);
+        self.same = self.is_same(base, &patched)?;
         if self.wants("hygiene") {
             self.hygiene()?;
         }
@@ -277,16 +294,30 @@ impl Gate<'_> {
         if self.comes_to("campaign") {
             let began = Instant::now();
             let mut task = self.campaign()?;
-            task.focus = focus::focus(base, &task.seeds, &self.series)?;
-            let until = self.until(1.0 - SPEED_SHARE);
-            let checks = guests::checks(&task, base, &mut patched, &self.dir.join("campaign"), until);
-            let checks = unless_it_does_not_boot(checks)?;
+            if !self.same {
+                task.focus = focus::focus(base, &task.seeds, &self.series)?;
+            }
+            let checks = self.guests(&task, base, &mut patched, &self.dir.join("campaign"))?;
             self.step("campaign", began, checks);
         }
         if self.comes_to("performance") {
             self.performance(base.jobs)?;
         }
         Ok(Some(info))
+    }
+
+    /// What guests show of the series.
+    fn guests(
+        &self,
+        task: &Task,
+        base: &mut Prepared,
+        patched: &mut Prepared,
+        dir: &Path,
+    ) -> Result<Vec<Check>> {
+        if self.same {
+            return guests::same(task, base);
+        }
+        unless_it_does_not_boot(guests::checks(task, base, patched, dir, self.until(1.0 - SPEED_SHARE)))
     }
 
     fn wants(&self, step: &str) -> bool {
@@ -324,6 +355,7 @@ impl Gate<'_> {
                 Status::Skip,
                 "the matrix has no instance without debugging on this source",
             )],
+            Some(instance) if self.is_same_instance(&instance.name)? => vec![same::check("speed")],
             Some(instance) => speed::checks(
                 &self.cache,
                 &instance,

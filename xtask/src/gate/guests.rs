@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     focus::Focus,
     outcome::{Check, Status},
+    same,
 };
 use crate::{
     fuzz::{self, Plan, WALK_PROB},
@@ -145,6 +146,15 @@ pub fn checks(
     let (seconds, detail) = (began.elapsed().as_secs_f64(), plain::line(&task.why(), 2000));
     checks.push(Check { seconds, detail, ..Check::new(&task.name, status, &text) });
     Ok(checks)
+}
+
+/// What the same kernel with and without a series shows: what is known.
+///
+/// # Errors
+/// When a guest fails for a reason that is not the kernel's.
+pub fn same(task: &Task, base: &mut Prepared) -> Result<Vec<Check>> {
+    let old = of_base(task, base)?.found.into_iter();
+    Ok(old.map(|found| finding(task, found, Status::Old)).chain([same::check(&task.name)]).collect())
 }
 
 fn finding(task: &Task, found: Found, status: Status) -> Check {

@@ -13,13 +13,7 @@ use anyhow::{Result, ensure};
 use harness::{guest::Leaks, program::Program};
 use serde::Deserialize;
 
-use super::{
-    Gate, SPEED_SHARE,
-    focus::Focus,
-    guests::{self, Task},
-    outcome::Status,
-    unless_it_does_not_boot,
-};
+use super::{Gate, focus::Focus, guests::Task, outcome::Status};
 use crate::{
     fuzz,
     kernel::Trust,
@@ -94,20 +88,17 @@ impl Gate<'_> {
         // Side by side: a boot keeps one core busy. One that fails is met again, and told, when it is its turn.
         thread::scope(|scope| {
             let others = others.iter_mut().map(|(_, _, patched)| patched);
-            for prepared in std::iter::once(&mut *patched).chain(others) {
+            for prepared in std::iter::once(&mut *patched).chain(others).filter(|_| !self.same) {
                 scope.spawn(|| prepared.boot(&fuzz::SCHEDULES[..1], Leaks::Ignore).ok());
             }
         });
-        let (dir, until, name) =
-            (self.dir.clone(), self.until(1.0 - SPEED_SHARE), self.instance.name.clone());
-        let own = guests::checks(&task(&name)?, base, patched, &dir.join(&name), until);
-        let mut checks = unless_it_does_not_boot(own)?;
+        let name = self.instance.name.clone();
+        let mut checks = self.guests(&task(&name)?, base, patched, &self.dir.join(&name))?;
         for (name, base, patched) in &mut others {
             if checks.iter().any(|check| check.status == Status::Fail) {
                 break;
             }
-            let found = guests::checks(&task(name)?, base, patched, &dir.join(&*name), until);
-            checks.extend(unless_it_does_not_boot(found)?);
+            checks.extend(self.guests(&task(name)?, base, patched, &self.dir.join(&*name))?);
         }
         checks
             .iter_mut()

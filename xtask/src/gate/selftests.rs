@@ -27,12 +27,13 @@ use super::{
     Gate, SPEED_SHARE,
     compile::refusal,
     outcome::{Check, Status},
-    speed,
+    same, speed,
 };
 use crate::{
     exit::Bug,
     initramfs::Entry,
     kernel::{Begin, Trust, Workbench, artifact},
+    matrix::Instance,
     paths,
     prepare::Prepared,
     proc, tools,
@@ -91,6 +92,12 @@ impl Gate<'_> {
     /// Runs them on both kernels.
     pub fn selftests(&mut self, base: &Prepared, patched: &Prepared) -> Result<()> {
         let began = Instant::now();
+        let quick = speed::instance(&self.instance)?;
+        let is_same = |quick: Instance| self.is_same_instance(&quick.name);
+        if self.same && quick.map_or(Ok(true), is_same)? {
+            self.step("selftests", began, vec![same::check("tests")]);
+            return Ok(());
+        }
         let old = self.selftests_of_base(base)?;
         let dir = paths::make_dir(&self.dir.join("selftests"))?;
         let checks = match self.quick(self.trust, &self.series.files()) {
