@@ -35,8 +35,9 @@ const RUNS: u32 = 8;
 const OFTEN: u32 = RUNS / 2;
 /// Seed of the campaigns.
 const SEED: u64 = 1;
-/// Programs of the corpus that are run together once more, with a scan for leaked memory.
-const LEAK_SCAN: LeakScan = LeakScan::Corpus(48);
+/// Programs of the corpus that are run together once more, with a scan for leaked memory: that takes as long as hundreds of
+/// programs.
+const LEAK_SCAN: LeakScan = LeakScan::Corpus(128);
 /// Longest that the kernel without the series is looked at.
 const BASE_MAX: Duration = Duration::from_secs(3600);
 /// How often a campaign under way is told of.
