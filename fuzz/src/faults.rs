@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Walks over the allocations that ops make: an op that worked is run again with its first allocation failing, then its
 //! second, until there are no more. Error paths are short and lie behind one failure in one place; chance is slow to find
-//! them, and this is not.
+//! them, and this is not. An op that fails when an allocation does has done nothing, so several of its allocations are failed
+//! in one program, one after the other.
 //!
 //! No randomness: the same programs are always walked in the same way.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    ops::Range,
+};
 
 use abi::{
     layout::{Op, kind},
@@ -20,6 +24,8 @@ use crate::{chooser::Choice, walk::is_worth};
 /// Allocations of one op that are failed: all that `fail_nth` can name. A group makes one for each of its files before any of
 /// its own.
 const ALLOCATIONS_MAX: u32 = 200;
+/// Allocations failed in one program, of an op that fails with them.
+const GROUP: u32 = 8;
 /// Variants whose answer is waited for; of older ones none came, because the kernel died.
 const UNDER_WAY_MAX: usize = 256;
 
@@ -32,7 +38,7 @@ pub struct Faults {
     kinds: BTreeSet<u8>,
     forms: BTreeSet<Form>,
     walks: VecDeque<Walk>,
-    under_way: VecDeque<(Program, Place)>,
+    under_way: VecDeque<(Program, Place, Range<u32>)>,
 }
 
 /// Where an op is in its program.
@@ -47,8 +53,22 @@ struct Place {
 struct Walk {
     place: Place,
     program: Program,
-    /// The allocation to fail next, from 1.
-    nth: u32,
+    /// Allocations that are to be failed, counted from 1; the last of them first.
+    ahead: Vec<Range<u32>>,
+    /// How many in one program.
+    n_group: u32,
+}
+
+impl Walk {
+    fn next(&mut self) -> Option<Range<u32>> {
+        let mut some = self.ahead.pop()?;
+        let room = OPS_MAX.saturating_sub(self.program.threads[self.place.thread].ops.len() + 1) / 2 + 1;
+        let end = some.end.min(some.start + self.n_group.min(room as u32));
+        let next = some.start..end;
+        some.start = end;
+        self.ahead.extend(Some(some).filter(|rest| !rest.is_empty()));
+        Some(next)
+    }
 }
 
 impl Faults {
@@ -68,7 +88,8 @@ impl Faults {
                     continue;
                 }
                 let place = Place { id, thread, op: at };
-                let walk = Walk { place, program: program.clone(), nth: 1 };
+                let ahead = std::iter::once(1..ALLOCATIONS_MAX + 1).collect();
+                let walk = Walk { place, program: program.clone(), ahead, n_group: 1 };
                 if self.kinds.insert(op.kind) {
                     self.walks.push_front(walk);
                 } else {
@@ -83,14 +104,16 @@ impl Faults {
         let mut walk = self.walks.pop_front()?;
         let place = walk.place;
         let mut program = walk.program.clone();
-        let fault = Op { kind: kind::FAIL_NTH, a: walk.nth, ..Op::default() };
-        program.threads[place.thread].ops.insert(place.op, fault);
+        let nths = walk.next()?;
+        let ops = &mut program.threads[place.thread].ops;
+        let op = ops.remove(place.op);
+        let failing = nths.clone().flat_map(|nth| [Op { kind: kind::FAIL_NTH, a: nth, ..Op::default() }, op]);
+        ops.splice(place.op..place.op, failing);
         if self.under_way.len() == UNDER_WAY_MAX {
             self.under_way.pop_front();
         }
-        self.under_way.push_back((program.clone(), place));
-        walk.nth += 1;
-        if walk.nth <= ALLOCATIONS_MAX {
+        self.under_way.push_back((program.clone(), place, nths));
+        if !walk.ahead.is_empty() {
             self.walks.push_back(walk);
         }
         Some(Choice { program, parent: Some(place.id) })
@@ -98,13 +121,26 @@ impl Faults {
 
     /// Learns from a program that ran: the walk over an op ends with the allocation that it did not make.
     pub fn learn(&mut self, program: &Program, outcome: &ProgramOutcome) {
-        let Some(at) = self.under_way.iter().position(|(variant, _)| variant == program) else { return };
-        let Some((_, place)) = self.under_way.remove(at) else { return };
+        let Some(at) = self.under_way.iter().position(|(variant, ..)| variant == program) else { return };
+        let Some((_, place, nths)) = self.under_way.remove(at) else { return };
+        let Some(walk) = self.walks.iter_mut().find(|walk| walk.place == place) else { return };
         let before: usize = program.threads[..place.thread].iter().map(|thread| thread.ops.len()).sum();
-        let met = outcome.ops.get(before + place.op).copied().flatten().is_some_and(|fault| fault.result > 0);
-        if !met {
-            self.walks.retain(|walk| walk.place != place);
+        let result =
+            |at: usize| outcome.ops.get(before + place.op + at).copied().flatten().map(|op| op.result);
+        for (at, nth) in nths.clone().enumerate() {
+            let (fault, op) = (result(2 * at), result(2 * at + 1));
+            if fault.is_none_or(|met| met <= 0) {
+                walk.ahead.retain(|some| some.start < nth);
+                break;
+            }
+            if op.is_some_and(|result| result < 0) {
+                walk.n_group = GROUP;
+            } else {
+                walk.ahead.extend(Some(nth + 1..nths.end).filter(|missed| !missed.is_empty()));
+                break;
+            }
         }
+        self.walks.retain(|walk| !walk.ahead.is_empty());
     }
 }
 
@@ -159,6 +195,41 @@ mod tests {
         assert_eq!(points, [(1, 0, 1), (1, 1, 1), (1, 1, 2), (1, 1, 3)]);
         walk.offer(CorpusId(4), &program, &outcome(&program, 0));
         assert_eq!(walk.next_variant(), None);
+    }
+
+    #[test]
+    fn an_op_that_fails_is_failed_several_times_in_one_program_and_none_is_missed() {
+        let program: Program = "thread cpu=0\n alloc slot=0 flags=0 name=0\n".parse().unwrap();
+        // Of 20 allocations two are such that the op works without them.
+        let outcome = |program: &Program| {
+            let mut is_done = false;
+            let results = program.threads[0].ops.chunks(2).flat_map(|pair| {
+                let met = !is_done && pair[0].kind == kind::FAIL_NTH && pair[0].a <= 20;
+                let works = !is_done && (!met || [5, 11].contains(&pair[0].a));
+                is_done |= works;
+                [i32::from(met), if works { 0 } else { -12 }]
+                    .map(|result| Some(OpOutcome { result, ..OpOutcome::default() }))
+            });
+            ProgramOutcome { ops: results.collect(), ..ProgramOutcome::default() }
+        };
+        let mut walk = Faults::default();
+        walk.offer(
+            CorpusId(3),
+            &program,
+            &ProgramOutcome { ops: vec![Some(OpOutcome::default())], ..ProgramOutcome::default() },
+        );
+        let (mut points, mut n_programs) = (BTreeSet::new(), 0);
+        while let Some(choice) = walk.next_variant() {
+            let ran = outcome(&choice.program);
+            let ops = &choice.program.threads[0].ops;
+            points.extend(
+                (0..ops.len()).step_by(2).filter(|&at| ran.ops[at].unwrap().result > 0).map(|at| ops[at].a),
+            );
+            walk.learn(&choice.program, &ran);
+            n_programs += 1;
+        }
+        assert_eq!(points, (1..=20).collect());
+        assert!(n_programs < 12, "{n_programs}");
     }
 
     #[test]
