@@ -8,7 +8,8 @@
 //!
 //! 1. `outside.rs` has the new namespaces and the old root; it waits, watches the limits, and passes on how it ended.
 //! 2. `init.rs` is PID 1 inside: it builds the new root (`root.rs`), drops the old one, reaps. Its end is everybody's.
-//! 3. `last.rs` gives up all privilege in a user namespace further in, sets the limits, and becomes the command.
+//! 3. `last.rs` gives up all privilege in a user namespace further in, sets the limits and a filter of system calls, and
+//!    becomes the command.
 //!
 //! Guaranteed by the kernel: what is not bound cannot be opened, what is bound read-only cannot be changed, nothing is
 //! reached through a network or a terminal, nothing outlives the command. Bounds per process: private memory, CPU time,
@@ -16,9 +17,11 @@
 //! older than 6.14; memory, wall-clock time, room on the disks, by looking ten times a second (once, where the machine is
 //! slow), so that they can be passed for a moment.
 //!
+//! The filter refuses what no namespace holds: sockets of the family `AF_VSOCK`, by which a virtual machine talks with its
+//! host, and others that are rare; keyrings.
+//!
 //! Not guarded against: faults of the kernel; sockets and named pipes in folders that were bound, which work even
-//! read-only; sockets of the family `AF_VSOCK`, by which a virtual machine talks with its host and which no namespace
-//! holds; keys in the caller's session keyring; figures of this machine in `/proc`.
+//! read-only; figures of this machine in `/proc`.
 //!
 //! What a command leaves in a folder it may write is as hostile as the command: links that lead anywhere, files that
 //! are set-uid to the caller. Follow no links there, and let nobody else run what is there. What it prints has no

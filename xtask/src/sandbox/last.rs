@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The last stage of a sandbox: gives up every privilege, takes the limits, becomes the command.
+//! The last stage of a sandbox: gives up every privilege, takes the limits, is refused some calls, becomes the command.
 //!
 //! In a user namespace further in it is an ordinary user, whose files are the caller's outside: so it owns nothing of
 //! the mounts and namespaces around it, and `exec` takes the last capabilities away.
@@ -50,6 +50,7 @@ pub fn run(plan: &Plan, command: &[OsString]) -> Result<u8> {
     let _ = env::set_current_dir(OsStr::from_bytes(&folder));
     process::take_limits(&plan.limits)?;
     prctl::set_no_new_privs().context("cannot forbid new privileges")?;
+    process::refuse_calls()?;
     let error = Command::new(&command[0]).args(&command[1..]).exec();
     Err(anyhow!(error).context(format!("cannot run {}", command[0].display())))
 }

@@ -1,17 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the stages of a sandbox do to themselves: die with whoever started them, hold nothing they inherited, map ids,
-//! take limits.
+//! take limits, do without some system calls.
 
-use std::{fs, os::fd::RawFd};
+use std::{collections::BTreeMap, env::consts::ARCH, fs, os::fd::RawFd};
 
 use anyhow::{Context, Result, ensure};
 use nix::{
+    libc,
     sys::{
         prctl,
         resource::{Resource, getrlimit, setrlimit},
         signal::Signal,
     },
     unistd,
+};
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
 };
 
 use super::Limits;
@@ -84,4 +90,34 @@ pub fn take_limits(limits: &Limits) -> Result<()> {
         setrlimit(resource, value, value).with_context(|| format!("cannot set {resource:?}"))?;
     }
     Ok(())
+}
+
+/// Families of sockets that namespaces hold. `AF_VSOCK` is one that they do not: a virtual machine's way to its host.
+const SOCKETS: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+/// Calls that are refused whatever their arguments are: keyrings are the caller's in every namespace, and rings make sockets
+/// without a call.
+const REFUSED: [libc::c_long; 4] =
+    [libc::SYS_add_key, libc::SYS_io_uring_setup, libc::SYS_keyctl, libc::SYS_request_key];
+/// Set in the numbers of calls of the x32 ABI, where there is one.
+const X32: libc::c_long = 0x4000_0000;
+
+/// From now on this process, and all that it starts, is refused calls that no namespace holds; a program of another
+/// architecture, whose calls have other numbers, is killed.
+///
+/// # Errors
+/// When the kernel has no such filters, or they are not known for this architecture.
+pub fn refuse_calls() -> Result<()> {
+    let is_other = |family: &libc::c_int| {
+        SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, *family as u64)
+    };
+    let others = SeccompRule::new(SOCKETS.iter().map(is_other).collect::<Result<_, _>>()?)?;
+    let mut rules = BTreeMap::from(REFUSED.map(|call| (call, Vec::new())));
+    rules.insert(libc::SYS_socket, vec![others]);
+    if cfg!(target_arch = "x86_64") {
+        rules.extend(rules.clone().into_iter().map(|(call, rule)| (call | X32, rule)));
+    }
+    let refused = SeccompAction::Errno(libc::EPERM as u32);
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, TargetArch::try_from(ARCH)?)?;
+    let program = BpfProgram::try_from(filter)?;
+    seccompiler::apply_filter(&program).context("cannot refuse system calls")
 }

@@ -39,6 +39,7 @@ pub fn run(checks: &mut Checks) {
     checks.check("sandbox: nothing outside can be written", no_write);
     checks.check("sandbox: no privilege can be had", no_privilege);
     checks.check("sandbox: the network is not reachable", no_network);
+    checks.check("sandbox: what no namespace holds is refused", no_calls);
     checks.check("sandbox: processes over the limit end it", bounded_forks);
     checks.check("sandbox: a fork bomb ends and the machine stays usable", fork_bomb);
     checks.check("sandbox: a daemon left behind is gone", no_daemon);
@@ -224,6 +225,24 @@ fn no_network() -> Result<()> {
     ensure!(outside.contains("\nCONNECTED\n"), "not even outside does it connect:\n{outside}");
     listener.accept().context("the listener saw nothing of the connection from outside")?;
     Ok(())
+}
+
+/// Each fails for the reason that we give, and not because this machine has no such thing.
+fn no_calls() -> Result<()> {
+    let folders = Folders::new()?;
+    let vsock = "socket(S, 40, 1, 0) ? \"GOT\" : $$!";
+    // keyctl(KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING), io_uring_setup(1, NULL)
+    let (keyring, ring) =
+        ("syscall(250, 0, -3, 1) >= 0 ? \"GOT\" : $$!", "syscall(425, 1, 0) >= 0 ? \"GOT\" : $$!");
+    let internet = "socket(S, 2, 1, 0) ? \"fine\" : $$!";
+    let mut script = String::new();
+    for (name, what) in [("vsock", vsock), ("keyring", keyring), ("ring", ring), ("internet", internet)] {
+        script.push_str(&format!("@perl -e 'print \"{name}: \", {what}, \"\\n\"'\n"));
+    }
+    let ended = folders.make(script.trim_end())?;
+    let refused = ["vsock", "keyring", "ring"].map(|name| format!("{name}: Operation not permitted\n"));
+    ended.expect(0, &refused.each_ref().map(String::as_str))?;
+    ended.expect(0, &["internet: fine\n"])
 }
 
 fn bounded_forks() -> Result<()> {
