@@ -6,18 +6,20 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
-use object::{Object as _, ObjectSection as _, SectionFlags, elf::SHF_ALLOC};
+use object::{
+    Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, SectionFlags, elf::SHF_ALLOC,
+};
 
 use super::{
     Gate,
     outcome::{Check, Status},
 };
-use crate::{exit::Unfit, kernel::Trust, prepare::Prepared};
+use crate::{exit::Unfit, guest::Machine, kernel::Trust, prepare::Prepared};
 
 /// How results call it.
-const TEXT: &str = "the kernel is the same as without the series, byte for byte";
-/// The one section that a kernel has in memory and that tells which source it was made from: the build id.
-const NOTES: &str = ".notes";
+const TEXT: &str = "the kernel is the same as without the series, byte for byte but for its build id";
+/// What a kernel and its modules have in memory and that tells which source they were made from: build ids.
+const NOTES: &str = ".note";
 /// Folders that have more of a guest in them than `vmlinux`: what unpacks it, what makes it, what the selftests are.
 const APART: [&str; 4] = ["arch/", "scripts/", "tools/", "usr/"];
 
@@ -36,10 +38,7 @@ impl Gate<'_> {
         if !files.all(|file| is_plain_source(file)) {
             return Ok(false);
         }
-        let (base, patched) = (&base.machine, &patched.machine);
-        let read = |path: &Path| fs::read(path).with_context(|| path.display().to_string());
-        Ok(read(&base.config.initramfs)? == read(&patched.config.initramfs)?
-            && loaded(&read(&base.vmlinux)?)? == loaded(&read(&patched.vmlinux)?)?)
+        Ok(code(&base.machine)? == code(&patched.machine)?)
     }
 
     /// Whether guests of another instance run the same code with the series and without.
@@ -55,27 +54,44 @@ impl Gate<'_> {
     }
 }
 
+/// Digests of the kernel and of each module; the rest of a guest is the same whatever the kernel is.
+fn code(machine: &Machine) -> Result<Vec<blake3::Hash>> {
+    let read = |path: &Path| fs::read(path).with_context(|| path.display().to_string());
+    let images = std::iter::once(&machine.vmlinux).chain(&machine.modules);
+    images.map(|image| loaded(&read(image)?)).collect()
+}
+
 fn is_plain_source(file: &str) -> bool {
     let is_apart = APART.iter().any(|folder| file.starts_with(folder));
     !is_apart && [".c", ".h", ".rs", ".S"].iter().any(|end| file.ends_with(end))
 }
 
-/// Digest of everything that an image has in memory, but for its notes.
+/// Digest of everything that an image has in memory, but for notes.
 fn loaded(elf: &[u8]) -> Result<blake3::Hash> {
-    let file = object::File::parse(elf).context("the kernel is no ELF file")?;
+    let file = object::File::parse(elf).context("a kernel or module is no ELF file")?;
     let mut hasher = blake3::Hasher::new();
     for section in file.sections() {
         let SectionFlags::Elf { sh_flags, .. } = section.flags() else { continue };
         let flags = sh_flags.0;
-        let name = section.name().context("a section of the kernel")?;
-        if flags & SHF_ALLOC.0 == 0 || name == NOTES {
+        let name = section.name().context("a section of a kernel or module")?;
+        if flags & SHF_ALLOC.0 == 0 || name.starts_with(NOTES) {
             continue;
         }
-        let data = section.data().context("a section of the kernel")?;
+        let data = section.data().context("a section of a kernel or module")?;
         for part in [section.address(), section.size(), flags, data.len() as u64, name.len() as u64] {
             hasher.update(&part.to_le_bytes());
         }
         hasher.update(name.as_bytes()).update(data);
+        // What a module calls is filled in when it is loaded.
+        for (offset, relocation) in section.relocations() {
+            let RelocationTarget::Symbol(idx) = relocation.target() else { continue };
+            let symbol = file.symbol_by_index(idx).context("a symbol of a kernel or module")?;
+            let section = symbol.section_index().map_or(0, |section| section.0 as u64);
+            for part in [offset, relocation.addend() as u64, symbol.address(), section] {
+                hasher.update(&part.to_le_bytes());
+            }
+            hasher.update(symbol.name_bytes().context("a symbol of a kernel or module")?).update(b"\0");
+        }
     }
     Ok(hasher.finalize())
 }
