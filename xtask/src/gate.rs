@@ -21,6 +21,7 @@ mod same;
 mod scenario;
 mod selftests;
 mod series;
+mod show;
 mod speed;
 pub mod text;
 mod view;
@@ -162,7 +163,7 @@ pub fn run(args: &GateArgs) -> exit::Outcome {
         gate.keep_snapshots()?;
     }
     let outcome = gate.outcome(&base, patched);
-    show(args, &outcome)?;
+    show::show(args, &outcome)?;
     Ok(match outcome.verdict {
         Verdict::Pass => Exit::Pass,
         Verdict::Unsure => Exit::Skipped,
@@ -421,7 +422,7 @@ impl Gate<'_> {
             steps: self.steps,
             verdict,
             why,
-            command: command(),
+            command: show::command(),
             seconds: self.began.elapsed().as_secs_f64(),
         }
     }
@@ -462,54 +463,9 @@ fn name_of(series: &Series) -> String {
     hasher.finalize().to_hex()[..12].to_owned()
 }
 
-/// What was typed, to be typed again.
-fn command() -> String {
-    let words: Vec<String> = std::env::args().skip(1).map(|word| quoted(&word)).collect();
-    format!("cargo xtask {}", words.join(" "))
-}
-
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=+,:@%~".contains(c);
-    match !word.is_empty() && word.chars().all(is_plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
-}
-
-fn show(args: &GateArgs, outcome: &Outcome) -> Result<()> {
-    let write = |path: &Option<PathBuf>, render: fn(&Outcome) -> String| match path {
-        Some(path) => paths::write_whole(path, render(outcome).as_bytes()),
-        None => Ok(()),
-    };
-    write(&args.junit, junit::render)?;
-    write(&args.ktap, ktap::render)?;
-    write(&args.kcidb, kcidb::render)?;
-    write(&args.html, html::render)?;
-    if args.b4 {
-        println!("{}", b4::render(outcome));
-        return Ok(());
-    }
-    if args.json {
-        println!("{}", serde_json::to_string(outcome)?);
-        return Ok(());
-    }
-    if args.github {
-        print!("{}", github::commands(outcome));
-        if let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY") {
-            let mut text = std::fs::read_to_string(&path).unwrap_or_default();
-            text.push_str(&github::summary(outcome));
-            paths::write_whole(Path::new(&path), text.as_bytes())?;
-        }
-    }
-    print!("{}", text::render(outcome));
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-
-    use super::*;
 
     #[test]
     fn a_step_that_there_is_not_is_refused_and_not_passed_over() {
@@ -518,12 +474,5 @@ mod tests {
         };
         assert!(parse("hygiene,campaign").is_ok());
         assert!(parse("campain").unwrap_err().to_string().contains("scenarios"));
-    }
-
-    #[test]
-    fn a_command_can_be_typed_again() {
-        assert_eq!(quoted("--patch=a/b.patch"), "--patch=a/b.patch");
-        assert_eq!(quoted("it's; rm"), r"'it'\''s; rm'");
-        assert_eq!(quoted(""), "''");
     }
 }

@@ -6,6 +6,7 @@ mod apt;
 mod bench;
 mod bisect;
 mod bundle;
+mod clean;
 mod config;
 mod coverage;
 mod distill;
@@ -83,6 +84,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Install what is missing.
     Setup(setup::Args),
+    /// Take out of the cache what was not used for a while.
+    Clean(clean::CleanArgs),
     /// Say what boots, epochs and programs cost, as ratios.
     Bench(bench::BenchArgs),
     /// Plant bugs and say which the fuzzer finds, after how many programs.
@@ -120,6 +123,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::Triage(args) => triage::run(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Setup(args) => setup::run(args),
+        Command::Clean(args) => clean::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Coverage(args) => coverage::run(&args),
