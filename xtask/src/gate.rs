@@ -151,7 +151,7 @@ pub fn run(args: &GateArgs) -> exit::Outcome {
         snapshots,
         dir,
         began,
-        same: false,
+        same: None,
         steps,
     };
     let mut base = gate.prepare(&gate.instance.name, Trust::Own, &[])?;
@@ -222,8 +222,8 @@ struct Gate<'a> {
     /// Where findings are kept.
     dir: PathBuf,
     began: Instant,
-    /// The kernel with the series is the one without.
-    same: bool,
+    /// Why the kernel with the series is the one without, if it is.
+    same: Option<same::Why>,
     steps: Vec<Step>,
 }
 
@@ -295,7 +295,7 @@ impl Gate<'_> {
         if self.comes_to("campaign") {
             let began = Instant::now();
             let mut task = self.campaign()?;
-            if !self.same {
+            if self.same.is_none() {
                 task.focus = focus::focus(base, &task.seeds, &self.series)?;
             }
             let checks = self.guests(&task, base, &mut patched, &self.dir.join("campaign"))?;
@@ -315,8 +315,8 @@ impl Gate<'_> {
         patched: &mut Prepared,
         dir: &Path,
     ) -> Result<Vec<Check>> {
-        if self.same {
-            return guests::same(task, base);
+        if let Some(why) = self.same {
+            return guests::same(task, base, why);
         }
         unless_it_does_not_boot(guests::checks(task, base, patched, dir, self.until(1.0 - SPEED_SHARE)))
     }
@@ -350,14 +350,14 @@ impl Gate<'_> {
 
     fn performance(&mut self, jobs: usize) -> Result<()> {
         let began = Instant::now();
-        let checks = match speed::instance(&self.instance)? {
-            None => vec![Check::new(
-                "speed",
-                Status::Skip,
-                "the matrix has no instance without debugging on this source",
-            )],
-            Some(instance) if self.is_same_instance(&instance.name)? => vec![same::check("speed")],
-            Some(instance) => speed::checks(
+        let Some(instance) = speed::instance(&self.instance)? else {
+            let text = "the matrix has no instance without debugging on this source";
+            self.step("performance", began, vec![Check::new("speed", Status::Skip, text)]);
+            return Ok(());
+        };
+        let checks = match self.is_same_instance(&instance.name)? {
+            Some(why) => vec![same::check("speed", why)],
+            None => speed::checks(
                 &self.cache,
                 &instance,
                 self.linux.clone(),

@@ -12,6 +12,7 @@ use harness::plain;
 use super::{
     Gate, hygiene,
     outcome::{Check, Status},
+    same,
 };
 use crate::{
     exit::{self, Exit, Unfit},
@@ -34,6 +35,8 @@ impl Gate<'_> {
         let (cache, instance, linux) = (self.cache.clone(), self.instance.clone(), self.linux.clone());
         let bench = Workbench::open(&cache, &instance, linux.as_deref(), self.trust, Begin::Afresh)?;
         let (patches, mut checks) = (self.series.patches(), Vec::new());
+        let touched = self.series.touched();
+        let before = same::sources(&bench.src(), &touched);
         for n in 1..=patches.len() {
             if let Err(error) = bench.apply(&patches[..n]) {
                 let check = refusal(error, "apply", "does not apply")?;
@@ -45,6 +48,8 @@ impl Gate<'_> {
                 checks.push(Check { patch: Some(n - 1), ..self.link(&bench)? });
             }
         }
+        let after = same::sources(&bench.src(), &touched);
+        self.compare_sources(before, after);
         let check = match bench.build(&self.series.files()) {
             Ok(kernel) => Check::new("kernel", Status::Pass, &kernel.release),
             Err(error) => refusal(error, "kernel", "does not build")?,

@@ -153,9 +153,9 @@ pub fn checks(
 ///
 /// # Errors
 /// When a guest fails for a reason that is not the kernel's.
-pub fn same(task: &Task, base: &mut Prepared) -> Result<Vec<Check>> {
+pub fn same(task: &Task, base: &mut Prepared, why: same::Why) -> Result<Vec<Check>> {
     let old = of_base(task, base)?.found.into_iter();
-    Ok(old.map(|found| finding(task, found, Status::Old)).chain([same::check(&task.name)]).collect())
+    Ok(old.map(|found| finding(task, found, Status::Old)).chain([same::check(&task.name, why)]).collect())
 }
 
 fn finding(task: &Task, found: Found, status: Status) -> Check {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Whether a series changes anything that runs: a comment, another name for a variable, a file that this configuration does
+//! Whether a series changes anything that runs, or only a comment, a name of a variable, a file that this configuration does
 //! not compile. Builds are reproducible and so are guests, so what the kernel without the series showed, the same kernel
 //! shows.
 
@@ -16,42 +16,122 @@ use super::{
 };
 use crate::{exit::Unfit, guest::Machine, kernel::Trust, prepare::Prepared};
 
-/// How results call it.
-const TEXT: &str = "the kernel is the same as without the series, byte for byte but for its build id";
+/// Why a kernel is the same.
+pub type Why = &'static str;
+
+const IMAGE: Why = "the kernel is the same as without the series, byte for byte but for its build id";
+const COMMENTS: Why = "the series changes comments and blanks alone";
 /// What a kernel and its modules have in memory and that tells which source they were made from: build ids.
 const NOTES: &str = ".note";
 /// Folders that have more of a guest in them than `vmlinux`: what unpacks it, what makes it, what the selftests are.
 const APART: [&str; 4] = ["arch/", "scripts/", "tools/", "usr/"];
 
 /// What stands in for a step that has nothing to look at.
-pub fn check(name: &str) -> Check {
-    Check::new(name, Status::Pass, TEXT)
+pub fn check(name: &str, why: Why) -> Check {
+    Check::new(name, Status::Pass, why)
+}
+
+/// What files of C say to a compiler; none where one is something else.
+pub fn sources(src: &Path, files: &[&str]) -> Option<Vec<String>> {
+    let is_c = |file: &&str| (file.ends_with(".c") || file.ends_with(".h")).then_some(());
+    files
+        .iter()
+        .map(|file| is_c(file).and(fs::read(src.join(file)).ok()))
+        .map(|text| Some(bare(&text?)))
+        .collect()
 }
 
 impl Gate<'_> {
-    /// Whether guests of both run the same code.
+    /// Notes why the kernel is the same, where all that was touched says to a compiler what it said before.
+    pub fn compare_sources(&mut self, before: Option<Vec<String>>, after: Option<Vec<String>>) {
+        self.same = before.zip(after).filter(|(before, after)| before == after).map(|_| COMMENTS);
+    }
+
+    /// Why guests of both run the same code, if they do.
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub fn is_same(&self, base: &Prepared, patched: &Prepared) -> Result<bool> {
-        let mut files = self.series.pieces.iter().flat_map(|piece| &piece.info.files);
-        if !files.all(|file| is_plain_source(file)) {
-            return Ok(false);
+    pub fn is_same(&self, base: &Prepared, patched: &Prepared) -> Result<Option<Why>> {
+        if self.same.is_some() {
+            return Ok(self.same);
         }
-        Ok(code(&base.machine)? == code(&patched.machine)?)
+        if !self.series.touched().into_iter().all(is_plain_source) {
+            return Ok(None);
+        }
+        Ok((code(&base.machine)? == code(&patched.machine)?).then_some(IMAGE))
     }
 
-    /// Whether guests of another instance run the same code with the series and without.
+    /// Why guests of another instance run the same code with the series and without, if they do.
     ///
     /// # Errors
     /// When the kernel without it does not build, or a file cannot be read.
-    pub fn is_same_instance(&self, instance: &str) -> Result<bool> {
+    pub fn is_same_instance(&self, instance: &str) -> Result<Option<Why>> {
         match self.prepare(instance, self.trust, &self.series.files()) {
             Ok(patched) => self.is_same(&self.prepare(instance, Trust::Own, &[])?, &patched),
-            Err(error) if error.chain().any(|cause| cause.is::<Unfit>()) => Ok(false),
+            Err(error) if error.chain().any(|cause| cause.is::<Unfit>()) => Ok(None),
             Err(error) => Err(error),
         }
     }
+}
+
+/// C without comments and blanks, which only move the numbers of lines.
+fn bare(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text).replace("\\\n", " ");
+    let mut bare = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some(c) = rest.chars().next() {
+        let n_taken = match c {
+            '/' if rest.starts_with("/*") => {
+                push_blank(&mut bare, ' ');
+                rest[2..].find("*/").map_or(rest.len(), |at| at + 4)
+            }
+            '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
+            '"' | '\'' => {
+                let n = literal(rest, c);
+                bare.push_str(&rest[..n]);
+                n
+            }
+            c if c.is_whitespace() => {
+                push_blank(&mut bare, c);
+                c.len_utf8()
+            }
+            c => {
+                bare.push(c);
+                c.len_utf8()
+            }
+        };
+        rest = &rest[n_taken..];
+    }
+    bare.truncate(bare.trim_end().len());
+    bare
+}
+
+/// Of blanks in a row one is left; the end of a line is more than a blank, which it is to the preprocessor.
+fn push_blank(bare: &mut String, blank: char) {
+    let blank = if blank == '\n' { '\n' } else { ' ' };
+    match bare.chars().next_back() {
+        Some(' ') if blank == '\n' => {
+            bare.pop();
+            push_blank(bare, blank);
+        }
+        None | Some(' ' | '\n') => {}
+        Some(_) => bare.push(blank),
+    }
+}
+
+/// Length of the string or character that a text begins with; to the end of the line where it has no end.
+fn literal(text: &str, quote: char) -> usize {
+    let mut is_escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        match c {
+            '\n' => return at,
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = true,
+            c if c == quote => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
 }
 
 /// Digests of the kernel and of each module; the rest of a guest is the same whatever the kernel is.
@@ -115,6 +195,28 @@ mod tests {
         assert_ne!(changed(".rodata"), before);
         assert_eq!(changed(".comment"), before);
         assert!(loaded(b"no ELF").is_err());
+    }
+
+    #[test]
+    fn comments_and_blanks_do_not_count_and_all_else_does() {
+        let before =
+            "#include <a.h>\n/* One. */\nint f(void)\n{\n\treturn g(\"/* no */ a  b\", '\\''); // two\n}\n";
+        let same = "#include <a.h>\n\n\n  /* Another,\n * longer \"one */\nint  f(void)\n{\n        return g(\"/* no */ a  b\", '\\'');\n}";
+        assert_eq!(bare(before.as_bytes()), bare(same.as_bytes()));
+        for other in [
+            before.replace("a  b", "a b"),
+            before.replace("/* no */", ""),
+            before.replace("int f", "intf"),
+            before.replace("return", "/* return */"),
+            before.replace("<a.h>\n/* One. */\n", "<a.h> "),
+        ] {
+            assert_ne!(bare(before.as_bytes()), bare(other.as_bytes()), "{other}");
+        }
+        // Without an end.
+        for text in ["/*", "\"", "'", "//", "\"\\", "/* x", "#error don't\nint x; /* y */"] {
+            bare(text.as_bytes());
+        }
+        assert_eq!(bare(b"#error don't\nint x; /* y */"), "#error don't\nint x;");
     }
 
     #[test]

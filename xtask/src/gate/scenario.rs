@@ -88,7 +88,7 @@ impl Gate<'_> {
         // Side by side: a boot keeps one core busy. One that fails is met again, and told, when it is its turn.
         thread::scope(|scope| {
             let others = others.iter_mut().map(|(_, _, patched)| patched);
-            for prepared in std::iter::once(&mut *patched).chain(others).filter(|_| !self.same) {
+            for prepared in std::iter::once(&mut *patched).chain(others).filter(|_| self.same.is_none()) {
                 scope.spawn(|| prepared.boot(&fuzz::SCHEDULES[..1], Leaks::Ignore).ok());
             }
         });

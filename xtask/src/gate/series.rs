@@ -73,6 +73,11 @@ impl Series {
         Series::of(of_bytes(cache, "the range", history.mails(from, to)?.as_bytes())?)
     }
 
+    /// Files that it touches, below the kernel's top.
+    pub fn touched(&self) -> Vec<&str> {
+        self.pieces.iter().flat_map(|piece| &piece.info.files).map(String::as_str).collect()
+    }
+
     fn of(pieces: Vec<Piece>) -> Result<Series> {
         match pieces.len() {
             0 => Err(usage!("there is no diff in the series")),
