@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `gate` through the command line, on real kernels: a planted bug is refused by its title, a function without a prototype by
-//! its name, what does not apply by its file; a comment passes.
+//! its name, what does not apply by its file; a comment, a name and a refactoring pass.
 
 use std::{fs, process::Command};
 
@@ -14,10 +14,12 @@ use crate::{exit::Exit, matrix::kconfigs};
 pub const NAMES: &[&str] = &[
     "gate: a planted bug is refused by its title",
     "gate: a function without a prototype is refused by name",
-    "gate: a comment passes",
+    "gate: a comment passes, and nothing is run for it",
     "gate: a patch that does not apply is refused with file and line",
     "gate: a unit test of the kernel that fails anew is refused by name",
     "gate: a patch that only links with the next is refused",
+    "gate: another name for a variable passes, and nothing is run for it",
+    "gate: a refactoring passes",
 ];
 
 const COMMENT: &str = "--- a/mm/shrinker.c
@@ -27,6 +29,46 @@ const COMMENT: &str = "--- a/mm/shrinker.c
 +/* Shrinkers: who gives memory back. */
  #include <linux/memcontrol.h>
  #include <linux/rwsem.h>
+";
+
+const NAME: &str = "--- a/mm/shrinker.c
++++ b/mm/shrinker.c
+@@ -13,9 +13,9 @@
+ #ifdef CONFIG_MEMCG
+ static int shrinker_nr_max;
+ 
+-static inline int shrinker_unit_size(int nr_items)
++static inline int shrinker_unit_size(int n)
+ {
+-\treturn (DIV_ROUND_UP(nr_items, SHRINKER_UNIT_BITS) * sizeof(struct shrinker_info_unit *));
++\treturn (DIV_ROUND_UP(n, SHRINKER_UNIT_BITS) * sizeof(struct shrinker_info_unit *));
+ }
+ 
+ static inline void shrinker_unit_free(struct shrinker_info *info, int start)
+";
+
+/// One way out of a function where there were two.
+const REFACTORING: &str = "--- a/mm/shrinker.c
++++ b/mm/shrinker.c
+@@ -102,14 +102,14 @@
+ \t\t}
+ \t\trcu_assign_pointer(memcg->nodeinfo[nid]->shrinker_info, info);
+ \t}
+-\tmutex_unlock(&shrinker_mutex);
+-
+-\treturn ret;
++\tgoto out;
+ 
+ err:
+ \t__free_shrinker_info(memcg);
++\tret = -ENOMEM;
++out:
+ \tmutex_unlock(&shrinker_mutex);
+-\treturn -ENOMEM;
++\treturn ret;
+ }
+ 
+ static struct shrinker_info *shrinker_info_protected(struct mem_cgroup *memcg,
 ";
 
 /// Breaks a test of KUnit, and nothing else.
@@ -94,6 +136,8 @@ pub fn run(checks: &mut Checks) {
     checks.check(NAMES[3], does_not_apply);
     checks.check(NAMES[4], unit_test);
     checks.check(NAMES[5], links_later);
+    checks.check(NAMES[6], name);
+    checks.check(NAMES[7], refactoring);
 }
 
 /// Gates a diff; the outcome must come with that exit code.
@@ -140,7 +184,29 @@ fn comment() -> Result<()> {
     let steps: Vec<&str> =
         outcome["steps"].as_array().into_iter().flatten().filter_map(|step| step["name"].as_str()).collect();
     ensure!(steps == ["hygiene", "build", "scenarios"], "{steps:?}");
+    ensure!(scenarios_of(&outcome).contains("comments and blanks alone"), "{outcome}");
     Ok(())
+}
+
+fn name() -> Result<()> {
+    let outcome = gate(NAME, "scenarios", Exit::Pass)?;
+    ensure!(scenarios_of(&outcome).contains("byte for byte"), "{outcome}");
+    Ok(())
+}
+
+fn refactoring() -> Result<()> {
+    let outcome = gate(REFACTORING, "scenarios", Exit::Pass)?;
+    let said = scenarios_of(&outcome);
+    ensure!(said.contains(" programs") && !said.contains("byte for byte"), "{outcome}");
+    Ok(())
+}
+
+/// What the checks of the scenarios say.
+fn scenarios_of(outcome: &Value) -> String {
+    let steps = outcome["steps"].as_array().into_iter().flatten();
+    let checks =
+        steps.filter(|step| step["name"] == "scenarios").filter_map(|step| step["checks"].as_array());
+    checks.flatten().filter_map(|check| check["text"].as_str()).collect::<Vec<_>>().join("\n")
 }
 
 fn does_not_apply() -> Result<()> {
