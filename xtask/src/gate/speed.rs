@@ -27,8 +27,8 @@ use crate::{
 
 /// What is measured: mounting and unmounting is where shrinkers come and go in every kernel's life.
 const WORKLOADS: [&str; 2] = ["umount-latency", "ramfs"];
-/// Boots of each kernel, each with other luck of layout.
-const SEEDS: u32 = 3;
+/// Boots of each kernel, each with other luck of layout; as many again until that is told from a change, and at most.
+const SEEDS: [u32; 2] = [3, 12];
 /// A change of less than this is worth a look, and no reason to refuse: a compiler that lays code out in another way does as
 /// much.
 const WORSE_MIN: f64 = 0.05;
@@ -77,7 +77,8 @@ pub fn checks(
         };
         let lab = Lab::new(&workload, None, &[], Execution::Threads)?;
         let effort = Effort {
-            seeds: SEEDS,
+            seeds: SEEDS[0],
+            seeds_max: SEEDS[1],
             budget: until.saturating_duration_since(began),
             jobs,
             within: WORSE_MIN,
@@ -98,9 +99,9 @@ pub fn checks(
 
 fn of_line(workload: &str, line: &Line, measured: &Measured) -> Check {
     let judged = &line.judged;
-    let is_much = (judged.ratio - 1.0).abs() >= WORSE_MIN;
     let status = match judged.verdict {
-        Verdict::Regression if is_much => Status::Fail,
+        Verdict::Regression if judged.is_more_than(WORSE_MIN) => Status::Fail,
+        Verdict::Regression if !judged.is_clear(WORSE_MIN) => Status::Unsure,
         Verdict::Regression | Verdict::Improvement => Status::Note,
         Verdict::Unsure => Status::Unsure,
         Verdict::Same => Status::Pass,

@@ -48,6 +48,22 @@ pub struct Judged {
     pub why: String,
 }
 
+impl Judged {
+    /// Whether more runs would change nothing for whoever minds changes of that share.
+    pub fn is_clear(&self, share: f64) -> bool {
+        match self.verdict {
+            Verdict::Same | Verdict::Improvement => true,
+            Verdict::Unsure => false,
+            Verdict::Regression => self.is_more_than(share) || (self.ratio - 1.0).abs() < share,
+        }
+    }
+
+    /// Whether the change is larger than that share wherever in the interval it is.
+    pub fn is_more_than(&self, share: f64) -> bool {
+        self.interval.low > 1.0 + share || self.interval.high < 1.0 - share
+    }
+}
+
 /// Judges the figures of two kernels. `within` is the widest bound that still is SAME, as a share; `n_points` such figures
 /// are looked at, and each may be the one that chance picks.
 pub fn judge(a: &[f64], b: &[f64], better: Better, how: How, within: f64, n_points: usize) -> Judged {
@@ -124,6 +140,23 @@ mod tests {
         let judged = judge(&wild, &wild, Better::More, How::Wall, 0.02, 1);
         assert_eq!(judged.verdict, Verdict::Unsure);
         assert!(judged.why.contains("runs of each kernel would bound it to 2.0 %"), "{}", judged.why);
+    }
+
+    #[test]
+    fn a_change_is_clear_when_all_of_its_interval_is_on_one_side_of_the_bound() {
+        let judged = |ratio, low, high, verdict| Judged {
+            verdict,
+            ratio,
+            interval: Interval { low, high },
+            p: None,
+            visible: None,
+            why: String::new(),
+        };
+        assert!(judged(40.0, 30.0, 50.0, Verdict::Regression).is_clear(0.05));
+        assert!(judged(0.2, 0.1, 0.3, Verdict::Regression).is_more_than(0.05));
+        assert!(!judged(1.07, 1.01, 1.13, Verdict::Regression).is_clear(0.05));
+        assert!(judged(1.02, 1.01, 1.03, Verdict::Regression).is_clear(0.05));
+        assert!(!judged(1.0, 0.9, 1.1, Verdict::Unsure).is_clear(0.05));
     }
 
     #[test]
