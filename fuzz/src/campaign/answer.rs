@@ -102,11 +102,13 @@ impl Campaign<'_> {
             .filter(|&(idx, _)| Some(idx) != outcome.in_flight && !is_finished(outcome, idx))
             .map(|(_, waiting)| waiting)
             .collect();
+        let advanced = outcome.in_flight.is_some() || outcome.programs.iter().any(|program| program.finished);
         if job.purpose == Purpose::Leaks {
-            self.unscanned.extend(rest.into_iter().map(|waiting| waiting.choice.program));
+            // A guest that dies before the first of them would do so without an end.
+            let again = rest.into_iter().filter(|_| advanced);
+            self.unscanned.extend(again.map(|waiting| waiting.choice.program));
             return Ok(());
         }
-        let advanced = outcome.in_flight.is_some() || outcome.programs.iter().any(|program| program.finished);
         self.batches.requeue(rest, if advanced { Requeue::Advanced } else { Requeue::Stuck });
         Ok(())
     }
