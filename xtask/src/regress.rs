@@ -39,6 +39,9 @@ use crate::{
     usage,
 };
 
+/// Boots of each kernel at most, where figures do not tell, as a multiple of those that were asked for.
+const SEEDS_MORE: u32 = 4;
+
 /// Which ways to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Ways {
@@ -70,7 +73,7 @@ pub struct RegressArgs {
     /// Which way to measure
     #[arg(long, value_enum, default_value_t = Ways::Det)]
     how: Ways,
-    /// Deterministic boots of each kernel, each with other entropy
+    /// Deterministic boots of each kernel, each with other entropy; up to four times as many where they do not tell
     #[arg(long, value_name = "N", default_value_t = 5)]
     seeds: u32,
     /// Wall time for measuring by the wall clock, building not included
@@ -278,7 +281,7 @@ fn one(args: &RegressArgs, cache: &Cache, workload: &Workload) -> Result<Report>
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let effort = Effort {
             seeds: args.seeds,
-            seeds_max: args.seeds,
+            seeds_max: args.seeds.saturating_mul(SEEDS_MORE),
             budget: args.budget,
             jobs: args.jobs.unwrap_or(cores).max(1),
             within,

@@ -47,28 +47,21 @@ const NAME: &str = "--- a/mm/shrinker.c
  static inline void shrinker_unit_free(struct shrinker_info *info, int start)
 ";
 
-/// One way out of a function where there were two.
+/// A condition moves into its loop's head.
 const REFACTORING: &str = "--- a/mm/shrinker.c
 +++ b/mm/shrinker.c
-@@ -102,14 +102,14 @@
- \t\t}
- \t\trcu_assign_pointer(memcg->nodeinfo[nid]->shrinker_info, info);
- \t}
--\tmutex_unlock(&shrinker_mutex);
+@@ -29,10 +29,7 @@
+ \tunit = info->unit;
+ \tnr = DIV_ROUND_UP(info->map_nr_max, SHRINKER_UNIT_BITS);
+ 
+-\tfor (i = start; i < nr; i++) {
+-\t\tif (!unit[i])
+-\t\t\tbreak;
 -
--\treturn ret;
-+\tgoto out;
- 
- err:
- \t__free_shrinker_info(memcg);
-+\tret = -ENOMEM;
-+out:
- \tmutex_unlock(&shrinker_mutex);
--\treturn -ENOMEM;
-+\treturn ret;
- }
- 
- static struct shrinker_info *shrinker_info_protected(struct mem_cgroup *memcg,
++\tfor (i = start; i < nr && unit[i]; i++) {
+ \t\tkfree(unit[i]);
+ \t\tunit[i] = NULL;
+ \t}
 ";
 
 /// Breaks a test of KUnit, and nothing else.
