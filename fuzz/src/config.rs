@@ -54,8 +54,8 @@ pub struct CampaignConfig<'a> {
 pub enum LeakScan {
     /// Every one.
     Every,
-    /// Those that run programs of the corpus once more, so many at a time, and what is left at the end. Whoever lost memory in a way that others do not has
-    /// covered what they did not, and is there.
+    /// Those that run programs of the corpus once more, so many at a time, and what is left at the end. Whoever lost memory
+    /// in a way that others do not has covered what they did not, and is there.
     Corpus(usize),
     /// None.
     Never,

@@ -118,7 +118,7 @@ pub struct Effort {
     pub seeds: u32,
     /// As many more at a time until figures are clear, but no more than this in all.
     pub seeds_max: u32,
-    /// Wall time by the wall clock.
+    /// Wall time: rounds by the wall clock end with it, and no more seeds than were asked for are begun late in it.
     pub budget: std::time::Duration,
     /// Deterministic guests side by side.
     pub jobs: usize,

@@ -45,7 +45,7 @@ pub fn checks(bench: &Workbench<'_>, series: &Series) -> Result<Vec<Check>> {
     let patches = series.patches();
     let mut known = Known::default();
     bench.apply(&[])?;
-    let all: Vec<&str> = series.pieces.iter().flat_map(files).collect();
+    let all = series.touched();
     known.learn(compile(bench, &objects(bench, &all)?)?.said);
     known.learn(kernel_doc(bench, &all)?);
     for (nth, piece) in series.pieces.iter().enumerate() {

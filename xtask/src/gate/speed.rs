@@ -27,8 +27,10 @@ use crate::{
 
 /// What is measured: mounting and unmounting is where shrinkers come and go in every kernel's life.
 const WORKLOADS: [&str; 2] = ["umount-latency", "ramfs"];
-/// Boots of each kernel, each with other luck of layout; as many again until that is told from a change, and at most.
-const SEEDS: [u32; 2] = [3, 12];
+/// Boots of each kernel, each with other luck of layout.
+const SEEDS: u32 = 3;
+/// At most, where luck is not told from a change with fewer.
+const SEEDS_MAX: u32 = 12;
 /// A change of less than this is worth a look, and no reason to refuse: a compiler that lays code out in another way does as
 /// much.
 const WORSE_MIN: f64 = 0.05;
@@ -77,8 +79,8 @@ pub fn checks(
         };
         let lab = Lab::new(&workload, None, &[], Execution::Threads)?;
         let effort = Effort {
-            seeds: SEEDS[0],
-            seeds_max: SEEDS[1],
+            seeds: SEEDS,
+            seeds_max: SEEDS_MAX,
             budget: until.saturating_duration_since(began),
             jobs,
             within: WORSE_MIN,

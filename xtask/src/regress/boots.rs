@@ -65,7 +65,10 @@ impl Boots<'_> {
             let judged = self.first_lines(self.effort.within);
             // As long again as all that was done so far is too long at worst.
             let is_late = 2 * began.elapsed() > self.effort.budget;
-            if is_late || judged.iter().all(|line| line.judged.is_clear(self.effort.within)) {
+            if is_late
+                || self.is_hopeless()
+                || judged.iter().all(|line| line.judged.is_clear(self.effort.within))
+            {
                 break;
             }
         }
@@ -139,9 +142,8 @@ impl Boots<'_> {
             }
             let lines = self.first_lines(within);
             let told = lines.iter().all(|line| line.judged.verdict != Verdict::Unsure);
-            let hopeless = self.failures.len() >= FAILURES_MAX && self.runs.iter().any(Vec::is_empty);
             let a_round = began.elapsed() / (round + 1);
-            if told || hopeless || began.elapsed() + a_round > self.effort.budget {
+            if told || self.is_hopeless() || began.elapsed() + a_round > self.effort.budget {
                 break;
             }
         }
@@ -162,6 +164,11 @@ impl Boots<'_> {
             Err(why) => self.failures.push(format!("{}: {why}", self.sides[side].name)),
         }
         Ok(())
+    }
+
+    /// A kernel gave no figures so far, and that was tried often enough.
+    fn is_hopeless(&self) -> bool {
+        self.failures.len() >= FAILURES_MAX && self.runs.iter().any(Vec::is_empty)
     }
 
     /// Those of the workload's figure; the others explain it.
