@@ -58,6 +58,8 @@ pub const STORIES: &[&[u8]] = &[
     ],
     // Ids.
     &[kind::PAD_IDS, kind::ALLOC, kind::MEMCG_CREATE, kind::REGISTER, kind::UNPAD, kind::ALLOC, kind::FREE],
+    // Ids past the edge of a unit while many groups are there.
+    &[kind::MEMCG_CROWD, kind::PAD, kind::ALLOC, kind::REGISTER, kind::DROP_CACHES, kind::UNPAD, kind::FREE],
     // One in use, wherever it lies: by a group that is younger, and by one that is older.
     &[
         kind::PAD_IDS,

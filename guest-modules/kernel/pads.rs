@@ -18,8 +18,9 @@ use kernel::prelude::*;
 const UNIT_IDS: usize = 64;
 /// Pads there can be.
 const PADS_MAX: usize = 4096;
-/// Registered pads there can be: each is called by every reclaim and has three debugfs entries.
-const REGISTERED_MAX: usize = 256;
+/// Registered pads there can be: each is called by every reclaim and has three debugfs entries, which a kernel with
+/// sanitizers pays dearly for.
+const REGISTERED_MAX: usize = if cfg!(any(CONFIG_KASAN, CONFIG_KCSAN)) { 256 } else { PADS_MAX };
 
 /// A pad.
 enum Pad {
@@ -53,19 +54,20 @@ impl Drop for Pad {
     }
 }
 
-/// Adds pads until the next id modulo 64 is `to`; how many it took.
-pub(crate) fn add(to: usize, register: bool) -> Result<usize> {
-    for n in 1..=UNIT_IDS {
+/// Adds up to `n` pads, or until the next id modulo 64 is `to`; how many it took.
+pub(crate) fn add(n: usize, to: Option<usize>, register: bool) -> Result<usize> {
+    // Other threads take ids too: `to` may be passed by.
+    let n_max = to.map_or(n, |_| UNIT_IDS);
+    for n in 1..=n_max {
         let shrinker = UnregisteredShrinker::alloc(Flags::MEMCG_AWARE.with(Flags::NONSLAB), c"st-pad")?;
         let id = shrinker.id();
         let pad = if register { Pad::registered(shrinker)? } else { Pad::Unregistered(shrinker) };
         store(KBox::new(pad, GFP_KERNEL)?)?;
-        // Other threads take ids too; then the next one is past this.
-        if (id + 1) % UNIT_IDS == to % UNIT_IDS {
+        if to.is_some_and(|to| (id + 1) % UNIT_IDS == to % UNIT_IDS) {
             return Ok(n);
         }
     }
-    Ok(UNIT_IDS)
+    Ok(n_max)
 }
 
 impl Pad {

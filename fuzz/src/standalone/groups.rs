@@ -17,6 +17,7 @@ pub(super) fn form(op: &Op, context: Context<'_>) -> Option<Result<Form, Reason>
             Form::line(format!("echo +memory > \"$groups/{outer}/cgroup.subtree_control\""))
                 .and_line(format!("mkdir \"$groups/{outer}/{memcg}\""))
         }
+        kind::MEMCG_CROWD => Form::line(format!("crowd {n}")).with(&["crowd"]),
         kind::MEMCG_REMOVE => on(memcg, context, |group| format!("rmdir \"{group}\"")),
         kind::MEMCG_ENTER => set("cgroup.procs", "0"),
         kind::MEMCG_RECLAIM => set("memory.reclaim", &format!("{n}K")),

@@ -68,8 +68,11 @@ pub(super) fn form(op: &Op, context: Context<'_>) -> Option<Result<Form, Reason>
         }
         kind::SET_COUNT => slotted(behaviour(op, context, "count", "count_delay", &COUNT_PARTS)),
         kind::SET_SCAN => slotted(behaviour(op, context, "scan", "scan_delay", &SCAN_PARTS)),
-        kind::PAD_IDS => Ok(Form::call(format!("do_pad_ids({n}, {});", op.b != 0)).with(&["pads"])),
-        kind::UNPAD if !context.has(|op| op.kind == kind::PAD_IDS) => Err("there is no pad_ids"),
+        kind::PAD_IDS => Ok(Form::call(format!("do_pads(64, {n}, {});", op.b != 0)).with(&["pads"])),
+        kind::PAD => Ok(Form::call(format!("do_pads({n}, -1, {});", op.b != 0)).with(&["pads"])),
+        kind::UNPAD if !context.has(|op| matches!(op.kind, kind::PAD_IDS | kind::PAD)) => {
+            Err("there is no pad and no pad_ids")
+        }
         kind::UNPAD => {
             let (first, step) = [("0", 1), ("PADS_MAX - 1", -1), ("0", 2)][op.b as usize % 3];
             Ok(Form::call(format!("free_pads({n}, {first}, {step});")).with(&["pads"]))

@@ -13,7 +13,7 @@ pub mod situation;
 /// First word of every structure that crosses the guest boundary ("SHRT").
 pub const ABI_MAGIC: u32 = 0x5348_5254;
 /// Raised whenever a layout or the meaning of an op changes.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Shrinkers a program can hold at once.
 pub const N_SLOTS: usize = 16;
@@ -91,7 +91,7 @@ pub mod kind {
     pub const RENAME: u8 = 14;
     /// Allocates memcg-aware shrinkers until the next id modulo 64 is `a`; `b` = 1 registers them too.
     pub const PAD_IDS: u8 = 15;
-    /// Frees `a` of the shrinkers of [`PAD_IDS`]; `b` = which ([`super::which`]).
+    /// Frees `a` of the shrinkers of [`PAD`] and [`PAD_IDS`]; `b` = which ([`super::which`]).
     pub const UNPAD: u8 = 16;
     /// Makes object `a`, in which its shrinker's private data are embedded: `b` = flags, `c` = what it has to shrink.
     pub const OBJECT_NEW: u8 = 17;
@@ -115,6 +115,8 @@ pub mod kind {
     pub const CACHE_SHRINK: u8 = 26;
     /// Frees what is left in cache `a`, then `kmem_cache_destroy()`.
     pub const CACHE_DESTROY: u8 = 27;
+    /// Allocates `a` shrinkers that have nothing to shrink, and registers them unless `b` = 0.
+    pub const PAD: u8 = 28;
 
     /// First kind that the agent executes.
     pub const USER_FIRST: u8 = 64;
@@ -207,6 +209,8 @@ pub mod kind {
     pub const MODULE_UNLOAD: u8 = 106;
     /// Have a pipe hold the first page of what [`THP_SPLIT`] of this thread keeps: the huge page cannot be split.
     pub const THP_PIN: u8 = 107;
+    /// `mkdir` of `a` groups more, beside the others, which stay empty.
+    pub const MEMCG_CROWD: u8 = 108;
 }
 
 /// Argument of [`ioc::OP`]: the op in, its result out.

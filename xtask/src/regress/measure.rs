@@ -9,16 +9,17 @@ use std::{
     time::Duration,
 };
 
+use abi::layout::kind;
 use anyhow::{Context, Result};
 use harness::{
     det::{self, Limits},
-    epoch::{Epoch, EpochEnd, EpochOutcome, OpOutcome},
+    epoch::{Epoch, EpochEnd, EpochOutcome, OpOutcome, ProgramOutcome},
     guest::{Execution, GuestConfig, Leaks},
     machine::MachineEnd,
     oracle,
     par::Stream,
     plain,
-    program::{Program, Schedule},
+    program::{OpText, Program, Schedule},
     run_dir::RunDir,
 };
 
@@ -228,6 +229,7 @@ impl<'a> Lab<'a> {
         for point in &self.points {
             let runs = at..at + point.programs.len();
             at = runs.end;
+            runs.clone().try_for_each(|idx| all_worked(&epoch.programs[idx], &outcome.programs[idx]))?;
             let ops =
                 |figure: &Figure| ops(&epoch, &outcome, runs.clone(), figure.op.as_deref().unwrap_or(""));
             let figure = |figure: &Figure| value(figure.of, &ops(figure)).ok_or(figure.name.clone());
@@ -258,6 +260,18 @@ fn shifted(seed: u32, schedule: Schedule) -> Result<Program, String> {
     let ops: String = (0..seed.min(16)).map(life).collect();
     let program = format!("thread cpu=0\n{ops}").parse::<Program>().map_err(|error| error.to_string())?;
     Ok(Program { schedule, ..program })
+}
+
+/// A workload is what all of its ops do together: 256 shrinkers where there should be 4096 give a figure of something else.
+fn all_worked(program: &Program, outcome: &ProgramOutcome) -> Result<(), String> {
+    let asked = program.threads.iter().flat_map(|thread| &thread.ops);
+    for (op, done) in asked.zip(&outcome.ops) {
+        let result = done.ok_or_else(|| format!("{} was not run", OpText(op)))?.result;
+        if result < 0 && op.kind != kind::MEMCG_RECLAIM {
+            return Err(format!("{}: {}", OpText(op), std::io::Error::from_raw_os_error(-result)));
+        }
+    }
+    Ok(())
 }
 
 /// Ops of one kind that succeeded, program by program.

@@ -13,7 +13,7 @@
 //! program: |                        # or: ops; $n is a value of `for`
 //! threads: [1, 2, 4]                # the ops are one thread's, run by so many; $t is the thread
 //! repeat: 20                        #   so many times in a program (default 1)
-//! for: [1, 16, 256]                 # values of $n; {pads} in a program makes $n shrinkers
+//! for: [1, 16, 256]                 # values of $n; {pads} in a program makes $n shrinkers, {groups} $n groups
 //! times: 20                         # runs of the program in one boot (default 1)
 //! figures:
 //!   - name: bogo_ops                # what it is called
@@ -34,7 +34,9 @@ use serde::{Deserialize, Serialize};
 use crate::{paths, usage};
 
 /// Most shrinkers that one op of a program makes.
-const PAD_MAX: u32 = 63;
+const PAD_MAX: u32 = 256;
+/// Most groups that one op of a program makes.
+const CROWD_MAX: u32 = 64;
 
 /// A workload.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -252,24 +254,19 @@ impl Workload {
             return Ok(vec![point(String::new(), 0, text.clone())?]);
         }
         let each = |n: u32| {
-            let text = text.replace("{pads}", &pads(n)).replace("$n", &n.to_string());
+            let text = text
+                .replace("{pads}", &so_many(n, PAD_MAX, |n| format!("pad n={n} do=register\n")))
+                .replace("{groups}", &so_many(n, CROWD_MAX, |n| format!("memcg_crowd n={n}\n")))
+                .replace("$n", &n.to_string());
             point(format!("n={n}"), n, text)
         };
         self.values.iter().map(|&n| each(n)).collect()
     }
 }
 
-/// Ops that make `n` shrinkers.
-fn pads(n: u32) -> String {
-    let mut ops = String::new();
-    let (mut left, mut id) = (n, 0);
-    while left > 0 {
-        let by = left.min(PAD_MAX);
-        id = (id + by) % 64;
-        ops.push_str(&format!("pad_ids to={id} do=register\n"));
-        left -= by;
-    }
-    ops
+/// Ops that make `n` of something, each no more than `max`.
+fn so_many(n: u32, max: u32, op: impl Fn(u32) -> String) -> String {
+    (0..n).step_by(max as usize).map(|made| op(max.min(n - made))).collect()
 }
 
 impl Figure {
@@ -319,15 +316,12 @@ mod tests {
     }
 
     #[test]
-    fn shrinkers_are_made_by_the_63() {
-        let made = |n: u32| {
-            let ops: Vec<u32> =
-                pads(n).lines().map(|op| op.split(['=', ' ']).nth(2).unwrap().parse().unwrap()).collect();
-            // As the op does it: until the next id modulo 64 is that.
-            ops.iter().fold((0, 0), |(n, id), to| (n + (to + 64 - id) % 64, *to)).0
-        };
-        for n in [0, 1, 63, 64, 65, 1000, 4096] {
-            assert_eq!(made(n), n);
+    fn ops_together_make_as_many_as_are_wanted() {
+        for (n, max) in [(0, 64), (1, 64), (64, 64), (65, 64), (4096, 256), (1000, 256)] {
+            let ops = so_many(n, max, |n| format!("{n}\n"));
+            let each: Vec<u32> = ops.lines().map(|n| n.parse().unwrap()).collect();
+            assert!(each.iter().all(|of| (1..=max).contains(of)), "{each:?}");
+            assert_eq!(each.iter().sum::<u32>(), n);
         }
     }
 

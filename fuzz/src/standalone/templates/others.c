@@ -82,7 +82,8 @@ static void do_object_free(int nr)
 /* --- shrinkers in bulk, that take ids; they have nothing to shrink --- */
 
 #define PADS_MAX	4096
-#define REGISTERED_PADS_MAX	256
+#define REGISTERED_PADS_MAX	(IS_ENABLED(CONFIG_KASAN) || \
+				 IS_ENABLED(CONFIG_KCSAN) ? 256 : PADS_MAX)
 
 static DEFINE_MUTEX(pads_lock);
 static struct shrinker *pads[PADS_MAX];
@@ -110,14 +111,17 @@ static int shrinker_id(struct shrinker *shrinker)
 #endif
 }
 
-/* Until the next id modulo 64, which is what mm/shrinker.c keeps in a unit, is to. */
-static void do_pad_ids(int to, bool registers)
+/*
+ * n of them, or until the next id modulo 64, which is what mm/shrinker.c keeps
+ * in a unit, is to.
+ */
+static void do_pads(int n, int to, bool registers)
 {
 	struct shrinker *pad;
-	int n, place, id;
+	int place, id;
 
 	mutex_lock(&pads_lock);
-	for (n = 0, place = 0; n < 64; n++) {
+	for (place = 0; n; n--) {
 		while (place < PADS_MAX && pads[place])
 			place++;
 		if (place == PADS_MAX)

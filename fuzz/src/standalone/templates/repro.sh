@@ -59,6 +59,15 @@ find_group() {
 	fi
 }
 #}
+#{ crowd
+
+# So many cgroups more; other threads may make some, too.
+crowd() {
+	for n in $(seq "$1"); do
+		mktemp -d "$groups/crowdXXXXXX"
+	done > /dev/null
+}
+#}
 #{ ino
 
 # The inode of a cgroup, by which debugfs knows it; of one that is gone the
@@ -203,6 +212,9 @@ clean_up() {
 	for n in 0 1 2 3; do
 		while umount -l "$tmp/mnt$n"; do :; done
 	done
+	#}
+	#{ crowd
+	rmdir "$groups"/crowd*
 	#}
 	#{ groups
 	rmdir "$groups"/?/? "$groups"/?

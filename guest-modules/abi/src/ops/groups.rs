@@ -18,6 +18,14 @@ pub(super) const OPS: &[OpSpec] = &[
         "mkdir of cgroup {memcg} inside the one two below",
     )
     .dear(),
+    op(
+        kind::MEMCG_CROWD,
+        "memcg_crowd",
+        1,
+        &[number("n", Field::A, 1, 64)],
+        "mkdir of {n} cgroups more, which stay empty",
+    )
+    .dear(),
     op(kind::MEMCG_REMOVE, "memcg_remove", 3, &[GROUP], "rmdir of cgroup {memcg}"),
     op(kind::MEMCG_ENTER, "memcg_enter", 4, &[MEMCG], "this thread moves into cgroup {memcg}"),
     op(

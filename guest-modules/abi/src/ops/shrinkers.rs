@@ -84,11 +84,19 @@ pub(super) const OPS: &[OpSpec] = &[
     )
     .dear(),
     op(
+        kind::PAD,
+        "pad",
+        1,
+        &[number("n", Field::A, 1, 256), named("do", Field::B, &["alloc", "register"])],
+        "{do} {n} memcg-aware shrinkers",
+    )
+    .dear(),
+    op(
         kind::UNPAD,
         "unpad",
         1,
         &[number("n", Field::A, 1, 4096), named("which", Field::B, &["first", "last", "second"])],
-        "free {n} shrinkers of pad_ids: {which}",
+        "free {n} shrinkers of pad and pad_ids: {which}",
     )
     .dear(),
     op(

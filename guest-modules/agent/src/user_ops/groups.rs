@@ -12,12 +12,16 @@ use abi::layout::{MEMCG_ROOT, Op, kind};
 
 use super::{CGROUP_PARENT, CGROUP_ROOT, Hands, write};
 
+/// Groups there can be beside those that ops name.
+const CROWD_MAX: u32 = 256;
+
 /// Executes one of them.
 pub(super) fn run(op: &Op, hands: &mut Hands) -> io::Result<i32> {
     let set = |file: &str| write(path(op.memcg).join(file), &format!("{}K", op.a));
     match op.kind {
         kind::MEMCG_CREATE => fs::create_dir(top(op.memcg)).map(|()| 0),
         kind::MEMCG_NEST => nest(op.memcg),
+        kind::MEMCG_CROWD => crowd(op.a),
         kind::MEMCG_REMOVE => fs::remove_dir(path(op.memcg)).map(|()| 0),
         kind::MEMCG_ENTER => {
             enter(op.memcg)?;
@@ -69,6 +73,38 @@ fn nest(memcg: u8) -> io::Result<i32> {
     // Refused while a process is in the outer group; the inner one then has no controller of its own.
     let _ = write(top(memcg - 2).join("cgroup.subtree_control"), "+memory");
     fs::create_dir(path).map(|()| 0)
+}
+
+/// Makes `n` groups more.
+fn crowd(n: u32) -> io::Result<i32> {
+    let mut made = 0;
+    for nth in 0..CROWD_MAX {
+        if made == n {
+            break;
+        }
+        match fs::create_dir(of_crowd(nth)) {
+            // Another thread's, or an earlier op's.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            result => {
+                result?;
+                made += 1;
+            }
+        }
+    }
+    if made < n { Err(io::Error::from_raw_os_error(libc::ENOSPC)) } else { Ok(made as i32) }
+}
+
+/// Removes what [`crowd`] made: each is beside the one before, with no hole between them.
+pub(super) fn remove_crowd() {
+    for nth in 0..CROWD_MAX {
+        if fs::remove_dir(of_crowd(nth)).is_err() {
+            break;
+        }
+    }
+}
+
+fn of_crowd(nth: u32) -> PathBuf {
+    format!("{CGROUP_PARENT}/crowd{nth}").into()
 }
 
 /// Moves the calling process into a group.

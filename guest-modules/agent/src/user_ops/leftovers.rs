@@ -15,6 +15,7 @@ use super::{groups, switch_zswap, system, trees, watermark};
 #[derive(Debug, Default)]
 pub struct Leftovers {
     groups: [bool; N_MEMCGS],
+    crowd: bool,
     mounts: bool,
     module: bool,
     zswap: bool,
@@ -38,6 +39,7 @@ impl Leftovers {
                         *made = true;
                     }
                 }
+                kind::MEMCG_CROWD => self.crowd = true,
                 kind::MOUNT => self.mounts = true,
                 kind::MODULE_LOAD => self.module = true,
                 kind::ZSWAP => self.zswap = true,
@@ -64,6 +66,9 @@ impl Leftovers {
         }
         if std::mem::take(&mut self.zswap) {
             let _ = switch_zswap(zswap::OFF);
+        }
+        if std::mem::take(&mut self.crowd) {
+            groups::remove_crowd();
         }
         // The later ones may lie inside the earlier ones.
         for (memcg, made) in self.groups.iter_mut().enumerate().rev().filter(|(_, made)| **made) {

@@ -86,6 +86,7 @@ fn run_user(op: &Op, world: World<'_>, hands: &mut Hands) -> io::Result<i32> {
     match op.kind {
         kind::MEMCG_CREATE
         | kind::MEMCG_NEST
+        | kind::MEMCG_CROWD
         | kind::MEMCG_REMOVE
         | kind::MEMCG_ENTER
         | kind::MEMCG_RECLAIM
