@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask minimize FOLDER`: makes a finding's program as small as still shows it. Goes on where a killed call was; the
-//! finding is replaced at the end, never by something larger.
+//! finding is replaced at the end, never by something larger. Then its machine: fewer CPUs, fewer boot arguments.
+
+mod machine;
 
 use std::{collections::BTreeMap, fs, path::PathBuf, sync::atomic::Ordering};
 
@@ -56,6 +58,8 @@ struct Outline {
     threads: usize,
     ops: usize,
     runs: u64,
+    /// What its machine is now, where that is less than it was.
+    machine: Vec<String>,
 }
 
 /// A finding at work.
@@ -129,6 +133,11 @@ pub fn run(args: &MinimizeArgs) -> Outcome {
     };
     let evidence = search.evidence(best.clone(), outcome, report, size.clone());
     findings::store(&evidence, &args.folder)?;
+    let is_exact = search.rerun.is_deterministic();
+    drop(search);
+    let machine = if is_exact { machine::simplify(&args.folder, args.jobs)? } else { Vec::new() };
+    let stored = findings::load(&args.folder)?;
+    let best = stored.batch.last().unwrap_or(&best);
     let result = Outline {
         title: evidence.report.title.clone(),
         threads_before: size.threads,
@@ -136,14 +145,17 @@ pub fn run(args: &MinimizeArgs) -> Outcome {
         threads: best.threads.len(),
         ops: best.n_ops(),
         runs: size.runs,
+        machine,
     };
     if args.json {
         println!("{}", serde_json::to_string(&result)?);
     } else {
         println!(
-            "{}: {} ops in {} thread(s), found with {} in {}; {} runs\n\n{best}",
+            "{}: {} ops in {} thread(s), found with {} in {}; {} runs",
             result.title, result.ops, result.threads, result.ops_before, result.threads_before, result.runs
         );
+        result.machine.iter().for_each(|what| println!("shows {what}, too"));
+        println!("\n{best}");
         println!("cargo xtask repro {}", args.folder.display());
     }
     Ok(Exit::Finding)
@@ -154,6 +166,10 @@ fn resume(state: &std::path::Path, program: &Program) -> Result<Minimizer> {
     let Ok(text) = fs::read_to_string(state) else { return Ok(Minimizer::new(program)) };
     let stored: Minimizer = serde_yaml::from_str(&text).with_context(|| state.display().to_string())?;
     stored.check().with_context(|| state.display().to_string())?;
+    if stored.best().schedule != program.schedule {
+        // It ended, and then the schedule became a simpler one.
+        return Ok(Minimizer::new(program));
+    }
     eprintln!("going on: {}", stored.progress());
     Ok(stored)
 }

@@ -2,6 +2,7 @@
 //! A finding run again, on the machine it was made on or another, or a program; each run in a fresh guest. What `repro`,
 //! `minimize`, `prove` and `bisect` share.
 
+mod shown;
 mod vary;
 
 use std::{
@@ -167,15 +168,26 @@ impl Rerun {
     /// When it is neither, or the machine cannot be made.
     pub fn open(what: &Path, elsewhere: &Elsewhere, jobs: Option<usize>) -> Result<Rerun> {
         let mut rerun = Rerun::cold(what, elsewhere, jobs)?;
-        if rerun.is_deterministic() && !rerun.case.batch.is_empty() {
-            let pool = rerun.fresh()?;
-            let snapshot = pool.snapshot(rerun.case.schedule, rerun.case.epoch().leaks())?;
-            if let Some(stored) = rerun.stored.as_ref().filter(|_| *elsewhere == Elsewhere::default()) {
-                warn_of_sibling(&snapshot, stored);
-            }
-            rerun.pool = Some(pool);
+        let snapshot = rerun.start()?;
+        let own = rerun.stored.as_ref().filter(|_| *elsewhere == Elsewhere::default());
+        if let (Some(snapshot), Some(stored)) = (snapshot, own) {
+            warn_of_sibling(&snapshot, stored);
         }
         Ok(rerun)
+    }
+
+    /// Makes guests ready, and what they start from, where that is a snapshot.
+    ///
+    /// # Errors
+    /// When the machine does not boot.
+    pub fn start(&mut self) -> Result<Option<Snapshot>> {
+        if !self.is_deterministic() || self.case.batch.is_empty() {
+            return Ok(None);
+        }
+        let pool = self.fresh()?;
+        let snapshot = pool.snapshot(self.case.schedule, self.case.epoch().leaks())?;
+        self.pool = Some(pool);
+        Ok(Some(snapshot))
     }
 
     /// The same without a snapshot, for what starts from power-on.

@@ -7,6 +7,8 @@ use abi::{
     program::OPS_MAX,
 };
 
+use harness::program::Schedule;
+
 use super::Case;
 
 /// The delays of runs, us: none, then ever longer ones before one thread after the other.
@@ -14,6 +16,13 @@ const DELAY_STEP_US: u32 = 7;
 const DELAY_MAX_US: u32 = 200;
 
 impl Case {
+    /// The case under another schedule, with the first `n` delays.
+    pub fn under(&self, schedule: Schedule, n: u32) -> Vec<Case> {
+        let mut case = Case { schedule, ..self.clone() };
+        case.batch.iter_mut().for_each(|program| program.schedule = schedule);
+        (0..n).map(|nth| case.delayed(nth)).collect()
+    }
+
     /// The case with the `nth` delay before the threads of its last program.
     pub fn delayed(&self, nth: u32) -> Case {
         let mut case = self.clone();

@@ -21,7 +21,7 @@ use crate::prepare::Prepared;
 /// Names of the checks.
 pub const NAMES: &[&str] = &[
     "a campaign killed with SIGKILL resumes, and a corpus file cut short is set aside",
-    "a canary campaign finds it, minimize leaves one op, and repro is 3 of 3 with identical consoles",
+    "a canary campaign finds it, minimize leaves one op, one CPU and no argument, and repro is 3 of 3 with identical consoles",
 ];
 
 /// Corpus files after which the first campaign is killed.
@@ -68,7 +68,7 @@ fn killed_and_resumed() -> Result<()> {
 fn found_and_replayed() -> Result<()> {
     let top = tempfile::tempdir()?;
     let dir = top.path().join("campaign");
-    let output = fuzz(&dir, "12s", &["--canary", "use-after-free"])?.output()?;
+    let output = fuzz(&dir, "12s", &["--canary", "use-after-free", "--append", "audit=0"])?.output()?;
     let text = text_of(&output);
     ensure!(output.status.code() == Some(2), "{} instead of 2:\n{text}", output.status);
     let title = "KASAN: slab-use-after-free Read in canary::use_after_free";
@@ -91,6 +91,9 @@ fn found_and_replayed() -> Result<()> {
     ensure!(output.status.code() == Some(2), "minimize: {} instead of 2:\n{text}", output.status);
     let program: Program = fs::read_to_string(finding.join("program.txt"))?.parse()?;
     ensure!(program.n_ops() == 1, "one op calls the canary, but minimize left\n{program}");
+    for line in ["shows with 1 CPU(s), too", "shows without audit=0, too"] {
+        ensure!(text.contains(line), "minimize does not say `{line}`:\n{text}");
+    }
     triaged_alike(finding)?;
     let output = command()?.arg("repro").arg(finding).args(["--times", "3"]).output()?;
     let text = text_of(&output);
