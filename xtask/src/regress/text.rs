@@ -5,7 +5,12 @@ use std::{fmt::Write as _, fs};
 
 use harness::plain;
 
-use super::{Measured, Report, measure::How, stats, verdict::Verdict};
+use super::{
+    Measured, Report,
+    measure::How,
+    stats,
+    verdict::{Judged, Verdict},
+};
 use crate::proc;
 
 /// Width of a column of figures.
@@ -87,23 +92,17 @@ fn column(values: &[f64]) -> String {
 
 fn reasons(measured: &Measured) -> String {
     let mut out = String::new();
-    for line in &measured.lines {
-        let judged = &line.judged;
-        let p = judged.p.map_or(String::new(), |p| format!(", p = {p:.4}"));
-        let visible = judged
-            .visible
-            .filter(|_| judged.verdict == Verdict::Same || judged.verdict == Verdict::Unsure)
-            .map_or(String::new(), |share| format!("; such runs show a change of {:.1} %", 100.0 * share));
-        let name = [line.figure.as_str(), line.point.as_str()].join(" ");
-        let _ = writeln!(
-            out,
-            "  {}: {} [{:.4}, {:.4}]{p}: {}{visible}",
-            name.trim(),
-            word(judged.verdict),
-            judged.interval.low,
-            judged.interval.high,
-            judged.why
-        );
+    let told: Vec<String> = measured.lines.iter().map(|line| reason(&line.judged)).collect();
+    match told.as_slice() {
+        [first, rest @ ..] if !rest.is_empty() && rest.iter().all(|other| other == first) => {
+            let _ = writeln!(out, "  all {} figures: {first}", told.len());
+        }
+        _ => {
+            for (line, reason) in measured.lines.iter().zip(told) {
+                let name = [line.figure.as_str(), line.point.as_str()].join(" ");
+                let _ = writeln!(out, "  {}: {reason}", name.trim());
+            }
+        }
     }
     for failure in &measured.failures {
         let _ = writeln!(out, "  no figures: {}", plain::line(failure, 300));
@@ -120,6 +119,16 @@ fn reasons(measured: &Measured) -> String {
         }
     }
     out
+}
+
+fn reason(judged: &Judged) -> String {
+    let p = judged.p.map_or(String::new(), |p| format!(", p = {p:.4}"));
+    let visible = judged
+        .visible
+        .filter(|_| judged.verdict == Verdict::Same || judged.verdict == Verdict::Unsure)
+        .map_or(String::new(), |share| format!("; such runs show a change of {:.1} %", 100.0 * share));
+    let (word, interval) = (word(judged.verdict), judged.interval);
+    format!("{word} [{:.4}, {:.4}]{p}: {}{visible}", interval.low, interval.high, judged.why)
 }
 
 /// One table of everything, for the docs.
