@@ -138,8 +138,11 @@ pub fn markdown(reports: &[Report]) -> String {
         let [(a, a_release), (b, b_release)] = &report.kernels;
         let _ = writeln!(
             out,
-            "a: {a} ({a_release}), b: {b} ({b_release}); {}, {}\n",
-            report.host.processor, report.host.qemu
+            "a: {a} ({a_release}), b: {b} ({b_release}); {}, {}. `det`: virtual time, which is instructions and waiting. Made \
+             by `cargo xtask regress {} --a {a} --b {b} --markdown FILE`.\n",
+            report.host.processor,
+            report.host.qemu,
+            if reports.len() > 1 { "all" } else { &report.workload },
         );
     }
     out.push_str("| figure | how | a | b | ratio, 95 % | |\n|---|---|---:|---:|---|---|\n");
