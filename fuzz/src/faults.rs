@@ -2,14 +2,12 @@
 //! Walks over the allocations that ops make: an op that worked is run again with its first allocation failing, then its
 //! second, until there are no more. Error paths are short and lie behind one failure in one place; chance is slow to find
 //! them, and this is not. An op that fails when an allocation does has done nothing, so several of its allocations are failed
-//! in one program, one after the other.
+//! in one program, one after the other: spread evenly over those that are left, because what fails side by side is mostly
+//! undone by the same lines.
 //!
 //! No randomness: the same programs are always walked in the same way.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    ops::Range,
-};
+use std::collections::{BTreeSet, VecDeque};
 
 use abi::{
     layout::{Op, kind},
@@ -25,7 +23,7 @@ use crate::{chooser::Choice, walk::is_worth};
 /// its own.
 const ALLOCATIONS_MAX: u32 = 200;
 /// Allocations failed in one program, of an op that fails with them.
-const GROUP: u32 = 8;
+const GROUP: usize = 8;
 /// Variants whose answer is waited for; of older ones none came, because the kernel died.
 const UNDER_WAY_MAX: usize = 256;
 
@@ -38,7 +36,7 @@ pub struct Faults {
     kinds: BTreeSet<u8>,
     forms: BTreeSet<Form>,
     walks: VecDeque<Walk>,
-    under_way: VecDeque<(Program, Place, Range<u32>)>,
+    under_way: VecDeque<(Program, Place, Vec<u32>)>,
 }
 
 /// Where an op is in its program.
@@ -53,21 +51,21 @@ struct Place {
 struct Walk {
     place: Place,
     program: Program,
-    /// Allocations that are to be failed, counted from 1; the last of them first.
-    ahead: Vec<Range<u32>>,
+    /// Allocations that are to be failed, counted from 1, in order.
+    left: Vec<u32>,
     /// How many in one program.
-    n_group: u32,
+    n_group: usize,
 }
 
 impl Walk {
-    fn next(&mut self) -> Option<Range<u32>> {
-        let mut some = self.ahead.pop()?;
-        let room = OPS_MAX.saturating_sub(self.program.threads[self.place.thread].ops.len() + 1) / 2 + 1;
-        let end = some.end.min(some.start + self.n_group.min(room as u32));
-        let next = some.start..end;
-        some.start = end;
-        self.ahead.extend(Some(some).filter(|rest| !rest.is_empty()));
-        Some(next)
+    /// Some that are left, in order, and are not any more.
+    fn next(&mut self) -> Vec<u32> {
+        let n_ops = self.program.threads[self.place.thread].ops.len();
+        let room = OPS_MAX.saturating_sub(n_ops + 1) / 2 + 1;
+        let (n, n_left) = (self.n_group.min(room).min(self.left.len()), self.left.len());
+        let nths: Vec<u32> = (0..n).map(|nth| self.left[nth * n_left / n]).collect();
+        self.left.retain(|left| !nths.contains(left));
+        nths
     }
 }
 
@@ -88,8 +86,8 @@ impl Faults {
                     continue;
                 }
                 let place = Place { id, thread, op: at };
-                let ahead = std::iter::once(1..ALLOCATIONS_MAX + 1).collect();
-                let walk = Walk { place, program: program.clone(), ahead, n_group: 1 };
+                let left = (1..=ALLOCATIONS_MAX).collect();
+                let walk = Walk { place, program: program.clone(), left, n_group: 1 };
                 if self.kinds.insert(op.kind) {
                     self.walks.push_front(walk);
                 } else {
@@ -101,21 +99,21 @@ impl Faults {
 
     /// The next variant: one of each op in turn. None when every allocation known of was failed.
     pub fn next_variant(&mut self) -> Option<Choice> {
-        let mut walk = self.walks.pop_front()?;
+        let at = self.walks.iter().position(|walk| !walk.left.is_empty())?;
+        let mut walk = self.walks.remove(at)?;
         let place = walk.place;
         let mut program = walk.program.clone();
-        let nths = walk.next()?;
+        let nths = walk.next();
         let ops = &mut program.threads[place.thread].ops;
         let op = ops.remove(place.op);
-        let failing = nths.clone().flat_map(|nth| [Op { kind: kind::FAIL_NTH, a: nth, ..Op::default() }, op]);
+        let failing = nths.iter().flat_map(|&nth| [Op { kind: kind::FAIL_NTH, a: nth, ..Op::default() }, op]);
         ops.splice(place.op..place.op, failing);
         if self.under_way.len() == UNDER_WAY_MAX {
             self.under_way.pop_front();
         }
         self.under_way.push_back((program.clone(), place, nths));
-        if !walk.ahead.is_empty() {
-            self.walks.push_back(walk);
-        }
+        // Also when nothing is left: an answer may bring something back.
+        self.walks.push_back(walk);
         Some(Choice { program, parent: Some(place.id) })
     }
 
@@ -127,20 +125,24 @@ impl Faults {
         let before: usize = program.threads[..place.thread].iter().map(|thread| thread.ops.len()).sum();
         let result =
             |at: usize| outcome.ops.get(before + place.op + at).copied().flatten().map(|op| op.result);
-        for (at, nth) in nths.clone().enumerate() {
+        for (at, &nth) in nths.iter().enumerate() {
             let (fault, op) = (result(2 * at), result(2 * at + 1));
             if fault.is_none_or(|met| met <= 0) {
-                walk.ahead.retain(|some| some.start < nth);
+                walk.left.retain(|&left| left < nth);
                 break;
             }
             if op.is_some_and(|result| result < 0) {
                 walk.n_group = GROUP;
             } else {
-                walk.ahead.extend(Some(nth + 1..nths.end).filter(|missed| !missed.is_empty()));
+                walk.left.extend(&nths[at + 1..]);
+                walk.left.sort_unstable();
                 break;
             }
         }
-        self.walks.retain(|walk| !walk.ahead.is_empty());
+        let under_way = &self.under_way;
+        self.walks.retain(|walk| {
+            !walk.left.is_empty() || under_way.iter().any(|(_, place, _)| *place == walk.place)
+        });
     }
 }
 
@@ -227,6 +229,10 @@ mod tests {
             );
             walk.learn(&choice.program, &ran);
             n_programs += 1;
+            if n_programs == 2 {
+                let nths: Vec<u32> = faults(&choice.program).into_iter().map(|(.., nth)| nth).collect();
+                assert_eq!(nths, [2, 26, 51, 76, 101, 126, 151, 176]);
+            }
         }
         assert_eq!(points, (1..=20).collect());
         assert!(n_programs < 12, "{n_programs}");
