@@ -36,7 +36,8 @@ pub enum Verdict {
 pub struct Judged {
     /// Verdict.
     pub verdict: Verdict,
-    /// Median of the second kernel over that of the first.
+    /// How many times as much the second kernel gives: by the wall clock the quotient of the medians, under the
+    /// deterministic engine the mean (geometric) of the quotients seed by seed.
     pub ratio: f64,
     /// Where that ratio is, 95 %.
     pub interval: Interval,
@@ -67,10 +68,14 @@ impl Judged {
 /// Judges the figures of two kernels. `within` is the widest bound that still is SAME, as a share; `n_points` such figures
 /// are looked at, and each may be the one that chance picks.
 pub fn judge(a: &[f64], b: &[f64], better: Better, how: How, within: f64, n_points: usize) -> Judged {
-    let ratio = stats::median(b) / stats::median(a);
     let interval = match how {
         How::Det => stats::paired_interval(a, b),
         How::Wall => stats::ratio_interval(a, b),
+    };
+    let ratio = match (how, &interval) {
+        // Where seeds pair them, medians may be of different seeds, and their quotient outside of the interval.
+        (How::Det, Some(interval)) => (interval.low * interval.high).sqrt(),
+        _ => stats::median(b) / stats::median(a),
     };
     let n = a.len().min(b.len());
     let Some(interval) = interval.filter(|_| n >= RUNS_MIN && ratio.is_finite()) else {
@@ -157,6 +162,14 @@ mod tests {
         assert!(!judged(1.07, 1.01, 1.13, Verdict::Regression).is_clear(0.05));
         assert!(judged(1.02, 1.01, 1.03, Verdict::Regression).is_clear(0.05));
         assert!(!judged(1.0, 0.9, 1.1, Verdict::Unsure).is_clear(0.05));
+    }
+
+    #[test]
+    fn the_ratio_of_pairs_is_within_its_interval() {
+        // The medians are of different seeds, and their quotient is 1.37.
+        let (a, b) = ([135.0, 160.0, 132.0], [172.0, 185.0, 188.0]);
+        let judged = judge(&a, &b, Better::Less, How::Det, 0.02, 1);
+        assert!(judged.interval.has(judged.ratio), "{judged:?}");
     }
 
     #[test]
