@@ -25,6 +25,7 @@ use libafl_bolts::{
 };
 
 use crate::{
+    config::Focus,
     faults::Faults,
     generate,
     input::ProgramInput,
@@ -54,7 +55,7 @@ pub struct Chooser {
     walk: Walk,
     walk_prob: f64,
     faults: Faults,
-    focus: Vec<Program>,
+    focus: Focus,
 }
 
 /// A program that was chosen.
@@ -68,12 +69,11 @@ pub struct Choice {
 
 impl Chooser {
     /// A chooser without experience. `schedules` is not empty; `walk_prob` is the share of programs that come from
-    /// walking schedules, while there are any to walk; `focus` are the programs, of those to begin with, that most others
-    /// are to be made from, if it is not all of them.
+    /// walking schedules, while there are any to walk.
     ///
     /// # Errors
     /// When LibAFL refuses its own parts.
-    pub fn new(rand: StdRand, schedules: &[Schedule], walk_prob: f64, focus: &[Program]) -> Result<Chooser> {
+    pub fn new(rand: StdRand, schedules: &[Schedule], walk_prob: f64, focus: &Focus) -> Result<Chooser> {
         let map = OwnedMapObserver::new(MAP_NAME, vec![0_u8; OBSERVED_ENTRIES]).track_indices();
         let cost = CostObserver::default();
         let mut feedback = EagerOrFeedback::new(MaxMapFeedback::new(&map), CostFeedback::new(&cost));
@@ -88,8 +88,8 @@ impl Chooser {
             schedules,
             walk: Walk::default(),
             walk_prob,
-            faults: Faults::default(),
-            focus: focus.to_vec(),
+            faults: Faults::about(focus.kinds.clone()),
+            focus: focus.clone(),
         })
     }
 
@@ -143,12 +143,12 @@ impl Chooser {
         if let Some(id) = kept {
             let is_focus = match choice.parent {
                 Some(parent) => scheduler(&mut self.fuzzer).is_focus(parent),
-                None => self.focus.contains(program),
+                None => self.focus.programs.contains(program),
             };
             if is_focus {
                 scheduler(&mut self.fuzzer).focus_on(id);
             }
-            if is_news && (is_focus || self.focus.is_empty()) {
+            if is_news && (is_focus || self.focus.programs.is_empty()) {
                 self.walk.offer(id, program);
                 self.faults.offer(id, program, outcome);
             }
@@ -231,7 +231,7 @@ mod tests {
     fn most_programs_are_made_from_those_in_the_focus_and_their_offspring() {
         let about = root("thread cpu=0\n yield\n drop_caches what=slab\n");
         let others = (1..20).map(|n| root(&format!("thread cpu=0\n{}", " yield\n".repeat(n))));
-        let focus = [about.program.clone()];
+        let focus = Focus { programs: vec![about.program.clone()], ..Focus::default() };
         let mut chooser = Chooser::new(StdRand::with_seed(1), &[Schedule::default()], 0.0, &focus).unwrap();
         for (n, choice) in [about].into_iter().chain(others).enumerate() {
             assert!(chooser.learn(&choice, &outcome(&[(n as u16, 1)])).unwrap());
@@ -248,7 +248,8 @@ mod tests {
 
     #[test]
     fn a_program_that_hits_the_same_at_half_the_cost_is_kept() {
-        let mut chooser = Chooser::new(StdRand::with_seed(1), &[Schedule::default()], 0.0, &[]).unwrap();
+        let mut chooser =
+            Chooser::new(StdRand::with_seed(1), &[Schedule::default()], 0.0, &Focus::default()).unwrap();
         let large = root(&format!("thread cpu=0\n{}", " yield\n".repeat(40)));
         let small = root("thread cpu=0\n yield\n");
         let result = outcome(&[(7, 1), (8, 1)]);
@@ -261,7 +262,8 @@ mod tests {
 
     #[test]
     fn a_program_is_kept_for_a_new_edge_or_a_higher_bucket_and_not_twice() {
-        let mut chooser = Chooser::new(StdRand::with_seed(1), &[Schedule::default()], 0.0, &[]).unwrap();
+        let mut chooser =
+            Chooser::new(StdRand::with_seed(1), &[Schedule::default()], 0.0, &Focus::default()).unwrap();
         let program = chooser.choose().unwrap();
         assert!(!chooser.learn(&program, &outcome(&[])).unwrap());
         assert!(chooser.learn(&program, &outcome(&[(7, 1), (65535, 1)])).unwrap());

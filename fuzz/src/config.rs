@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a campaign is told.
 
-use std::{path::PathBuf, sync::atomic::AtomicBool, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::atomic::AtomicBool, time::Duration};
 
 use harness::{
     oracle::Report,
@@ -31,8 +31,8 @@ pub struct CampaignConfig<'a> {
     pub batch: BatchSize,
     /// Programs that a new campaign begins with, in this order: [`crate::corpus::seeds`], or others.
     pub seeds: Vec<Program>,
-    /// Those of the seeds that most programs are to be made from, they and their offspring; empty: all.
-    pub focus: Vec<Program>,
+    /// What it is about.
+    pub focus: Focus,
     /// A canary kind (`abi::layout::canary`) to arm in every epoch; 0: none.
     pub canary: u32,
     /// Which epochs end with a scan for leaked memory.
@@ -47,6 +47,15 @@ pub struct CampaignConfig<'a> {
     pub known: &'a dyn Fn(&Report, &[u8]) -> Option<String>,
     /// Adds source lines to the report of a finding: `harness::symbolize::annotate`, where the caller has an image.
     pub annotate: &'a dyn Fn(&str) -> String,
+}
+
+/// What a campaign is about, where that is something in particular.
+#[derive(Clone, Debug, Default)]
+pub struct Focus {
+    /// Those of the seeds that most programs are to be made from, they and their offspring; empty: all.
+    pub programs: Vec<Program>,
+    /// Kinds of op whose allocations are failed before those of others.
+    pub kinds: BTreeSet<u8>,
 }
 
 /// Which epochs end with a scan for leaked memory. Such an epoch is dear: its guest keeps track of every allocation.

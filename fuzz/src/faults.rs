@@ -33,6 +33,8 @@ type Form = (u8, Vec<u32>);
 /// Ops whose allocations are being failed, in turn.
 #[derive(Debug, Default)]
 pub struct Faults {
+    /// Kinds that go before all others, to their end.
+    first: BTreeSet<u8>,
     kinds: BTreeSet<u8>,
     forms: BTreeSet<Form>,
     walks: VecDeque<Walk>,
@@ -58,6 +60,10 @@ struct Walk {
 }
 
 impl Walk {
+    fn kind(&self) -> u8 {
+        self.program.threads[self.place.thread].ops[self.place.op].kind
+    }
+
     /// Some that are left, in order, and are not any more.
     fn next(&mut self) -> Vec<u32> {
         let n_ops = self.program.threads[self.place.thread].ops.len();
@@ -70,6 +76,11 @@ impl Walk {
 }
 
 impl Faults {
+    /// Walks that begin with ops of these kinds.
+    pub fn about(first: BTreeSet<u8>) -> Faults {
+        Faults { first, ..Faults::default() }
+    }
+
     /// Takes up the ops of a corpus program that worked and are not walked yet in that form. Kinds of op that are new go
     /// before new forms of known ones.
     pub fn offer(&mut self, id: CorpusId, program: &Program, outcome: &ProgramOutcome) {
@@ -99,7 +110,9 @@ impl Faults {
 
     /// The next variant: one of each op in turn. None when every allocation known of was failed.
     pub fn next_variant(&mut self) -> Option<Choice> {
-        let at = self.walks.iter().position(|walk| !walk.left.is_empty())?;
+        let mut open = self.walks.iter().enumerate().filter(|(_, walk)| !walk.left.is_empty());
+        let (next, _) = open.clone().next()?;
+        let at = open.find(|(_, walk)| self.first.contains(&walk.kind())).map_or(next, |(at, _)| at);
         let mut walk = self.walks.remove(at)?;
         let place = walk.place;
         let mut program = walk.program.clone();
@@ -236,6 +249,21 @@ mod tests {
         }
         assert_eq!(points, (1..=20).collect());
         assert!(n_programs < 12, "{n_programs}");
+    }
+
+    #[test]
+    fn ops_that_the_campaign_is_about_are_walked_to_their_end_first() {
+        let program: Program =
+            "thread cpu=0\n alloc slot=0 flags=0 name=0\n register slot=0\n free slot=0\n".parse().unwrap();
+        let mut walk = Faults::about([kind::FREE].into());
+        walk.offer(CorpusId(0), &program, &outcome(&program, 0));
+        let mut places = Vec::new();
+        while let Some(choice) = walk.next_variant() {
+            places.extend(faults(&choice.program).iter().map(|(_, op, nth)| (*op, *nth)));
+            walk.learn(&choice.program, &outcome(&choice.program, 3));
+        }
+        assert_eq!(places[..4], [(2, 1), (2, 2), (2, 3), (2, 4)]);
+        assert_eq!(places[4..].len(), 2, "{places:?}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::{
 use fake::{BOOT, FakeGuests, HANG, LEAK, RACE, Trouble, judge};
 use fuzz::{
     campaign::run,
-    config::{BatchSize, CampaignConfig, LeakScan, Reduce},
+    config::{BatchSize, CampaignConfig, Focus, LeakScan, Reduce},
     findings,
     status::{CampaignEnd, Event, Summary},
 };
@@ -40,7 +40,7 @@ fn config(dir: &Path, seed: u64, execs_max: u64) -> CampaignConfig<'static> {
         jobs: 2,
         batch: BatchSize::Fixed(32),
         seeds: fuzz::corpus::seeds().unwrap(),
-        focus: Vec::new(),
+        focus: Focus::default(),
         canary: 0,
         leak_scan: LeakScan::Corpus(8),
         walk_prob: 0.2,

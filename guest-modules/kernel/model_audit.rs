@@ -167,13 +167,13 @@ fn check_deferred(slot_idx: usize, shrinker: &bindings::shrinker) {
     }
 }
 
-/// The name of a slot's debugfs folder.
+/// The name of a slot's debugfs folder. Refused with `ENOENT` when the shrinker has none.
 fn entry(audit: &mut Audit) -> Result {
     let slot_idx = audit.slot as usize;
     if slot_idx >= N_SLOTS {
         return Err(EINVAL);
     }
-    slots::with_registered(slot_idx, |shrinker| {
+    let has_entry = slots::with_registered(slot_idx, |shrinker| {
         audit.flag = u32::from(shrinker.scan_objects.is_some());
         audit.entry = [0; ENTRY_BYTES];
         #[cfg(CONFIG_SHRINKER_DEBUG)]
@@ -197,8 +197,12 @@ fn entry(audit: &mut Audit) -> Result {
                     n += 1;
                 }
             }
+            return !shrinker.debugfs_entry.is_null();
         }
-    })
+        #[cfg(not(CONFIG_SHRINKER_DEBUG))]
+        false
+    })?;
+    if has_entry { Ok(()) } else { Err(ENOENT) }
 }
 
 /// The deep audit begins.

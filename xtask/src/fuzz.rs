@@ -12,7 +12,7 @@ use std::{
 };
 
 use ::fuzz::{
-    config::{BatchSize, CampaignConfig, LeakScan, Reduce},
+    config::{BatchSize, CampaignConfig, Focus, LeakScan, Reduce},
     corpus,
     guests::{Guests, Provenance},
     report,
@@ -97,7 +97,7 @@ pub fn run(args: &FuzzArgs) -> Outcome {
         walk_prob: WALK_PROB,
         reduce: Reduce::Program,
         seeds: None,
-        focus: Vec::new(),
+        focus: Focus::default(),
         steady: false,
         one_schedule: false,
     };
@@ -141,8 +141,8 @@ pub struct Plan {
     pub reduce: Reduce,
     /// Programs to begin with; none: those that every campaign begins with.
     pub seeds: Option<Vec<Program>>,
-    /// Those of them that most others are made from; empty: all.
-    pub focus: Vec<Program>,
+    /// What it is about.
+    pub focus: Focus,
     /// Where the campaign is to be the same on every host.
     pub steady: bool,
     /// Only the first of [`SCHEDULES`]: another is another guest to boot.

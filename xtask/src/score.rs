@@ -21,7 +21,7 @@ use std::{
 };
 
 use ::fuzz::{
-    config::Reduce,
+    config::{Focus, Reduce},
     status::{CampaignEnd, Event},
 };
 use anyhow::{Context, Result, bail};
@@ -279,7 +279,7 @@ impl Entry<'_> {
             walk_prob: self.args.walk,
             reduce: if self.args.minimize { Reduce::Program } else { Reduce::Never },
             seeds: None,
-            focus: Vec::new(),
+            focus: Focus::default(),
             steady: false,
             one_schedule: false,
         };

@@ -9,9 +9,13 @@ use std::{
     path::PathBuf,
 };
 
-use abi::layout::{
-    N_SLOTS, Op, ioc, kind,
-    model::{Audit, lost, step},
+use abi::{
+    layout::{
+        N_SLOTS, Op, ioc, kind,
+        model::{Audit, lost, step},
+    },
+    ops::{self, Field},
+    program::WireThread,
 };
 use nix::{fcntl::AtFlags, sys::stat::fstatat};
 
@@ -88,6 +92,58 @@ impl Auditor {
         }
         Ok(())
     }
+}
+
+/// Looks at a slot's debugfs folder as soon as an op should have made it or given it another name; at the program's end most
+/// shrinkers are gone. Only where no other thread has to do with the slot.
+#[derive(Debug)]
+pub struct Folders {
+    folder: Option<File>,
+    /// Slots of which it is known what they should have.
+    sure: u32,
+}
+
+impl Folders {
+    /// No program has run.
+    pub fn new() -> Folders {
+        Folders { folder: File::open(SHRINKERS).ok(), sure: 0 }
+    }
+
+    /// A program begins, of which the caller is thread number `own`.
+    pub fn begin(&mut self, threads: &[Option<WireThread<'_>>], own: usize) {
+        let ops = |thread: &Option<WireThread<'_>>| -> Vec<Op> {
+            thread.iter().flat_map(WireThread::ops).collect()
+        };
+        let others = threads.iter().enumerate().filter(|(nth, _)| *nth != own);
+        let theirs =
+            others.flat_map(|(_, thread)| ops(thread)).filter_map(slot_of).fold(0, |all, bit| all | bit);
+        // A group without memory makes no folders.
+        let is_limited = threads.iter().flat_map(ops).any(|op| op.kind == kind::MEMCG_MAX);
+        self.sure = if is_limited { 0 } else { !theirs };
+    }
+
+    /// An op is done; `fault`: whether an allocation of it failed.
+    pub fn look(&mut self, device: &File, op: Op, result: i32, fault: bool) {
+        let (Some(folder), Some(bit)) = (&self.folder, slot_of(op)) else { return };
+        if fault {
+            self.sure &= !bit;
+        }
+        if result < 0 || self.sure & bit == 0 || !matches!(op.kind, kind::REGISTER | kind::RENAME) {
+            return;
+        }
+        let slot = u32::from(op.slot);
+        // Refused when it has none: its name has a slash.
+        if let Ok(entry) = run_step(device, Audit { step: step::ENTRY, slot, ..Audit::default() }) {
+            let name = CStr::from_bytes_until_nul(&entry.entry).unwrap_or_default();
+            check_entry(folder, slot, &name.to_string_lossy(), entry.flag != 0);
+        }
+    }
+}
+
+/// The slot that an op has to do with, as a bit.
+fn slot_of(op: Op) -> Option<u32> {
+    let has_slot = ops::spec(op.kind)?.args.iter().any(|arg| arg.field == Field::Slot);
+    (has_slot && usize::from(op.slot) < N_SLOTS).then(|| 1 << op.slot)
 }
 
 fn run_step(device: &File, mut audit: Audit) -> io::Result<Audit> {

@@ -14,6 +14,7 @@ use abi::{
 use nix::unistd::{Pid, pipe};
 
 use crate::{
+    audit::Folders,
     control::Control,
     cover::{EdgeMap, PcSet},
     sys::{self, Kcov, Mapping},
@@ -81,6 +82,7 @@ fn serve(thread: usize, world: World<'_>, mut commands: File, mut done: File) ->
     let (mut map, mut pcs) = (EdgeMap::new(), PcSet::default());
     let mut pinned_to = None;
     let mut hands = Hands::default();
+    let mut folders = Folders::new();
     loop {
         let mut command = [0; 8];
         commands.read_exact(&mut command)?;
@@ -97,17 +99,21 @@ fn serve(thread: usize, world: World<'_>, mut commands: File, mut done: File) ->
         if pinned_to.replace(cpu) != Some(cpu) {
             user_ops::pin(cpu)?;
         }
-        if world.shm.read::<Header>(0).flags & flag::PCS == 0 {
-            run_thread(thread, world, &wire, kcov.as_ref(), &mut hands, &mut |op, result, kcov| {
-                kcov.inspect(|kcov| map.fold(kcov));
-                map.note_result(op, result);
-            });
-            world.control.set_cover(thread, map.drain());
-        } else {
-            run_thread(thread, world, &wire, kcov.as_ref(), &mut hands, &mut |_, _, kcov| {
-                kcov.inspect(|kcov| pcs.take(kcov));
-            });
+        folders.begin(&threads, thread);
+        let wants_pcs = world.shm.read::<Header>(0).flags & flag::PCS != 0;
+        run_thread(thread, world, &wire, kcov.as_ref(), &mut hands, &mut |op, ran| {
+            if wants_pcs {
+                kcov.as_ref().inspect(|kcov| pcs.take(kcov));
+            } else {
+                kcov.as_ref().inspect(|kcov| map.fold(kcov));
+                map.note_result(op, ran.result);
+            }
+            folders.look(world.device, *op, ran.result, ran.fault == Some(true));
+        });
+        if wants_pcs {
             world.control.set_cover(thread, pcs.drain());
+        } else {
+            world.control.set_cover(thread, map.drain());
         }
         // A CPU that goes offline unpins everybody.
         let cycles = threads.iter().flatten().flat_map(WireThread::ops).any(|op| op.kind == kind::CPU_CYCLE);
@@ -124,7 +130,7 @@ fn run_thread(
     wire: &WireThread<'_>,
     kcov: Option<&Kcov>,
     hands: &mut Hands,
-    note: &mut dyn FnMut(&Op, i32, Option<&Kcov>),
+    note: &mut dyn FnMut(&Op, &Ran),
 ) {
     world.control.start_line();
     let epoch_ns = world.control.epoch_ns();
@@ -135,14 +141,14 @@ fn run_thread(
         }
         let started = sys::now_ns();
         world.control.set_op_started(thread, started);
-        let Ran { result, fault } = user_ops::run(&op, world, hands, |op| in_module(op, world));
+        let ran = user_ops::run(&op, world, hands, |op| in_module(op, world));
         let ended = sys::now_ns();
-        note(&op, result, kcov);
+        note(&op, &ran);
         let since = |ns: u64| u32::try_from(ns.saturating_sub(epoch_ns)).unwrap_or(u32::MAX);
-        let record = OpRecord { result, start_ns: since(started), end_ns: since(ended) };
+        let record = OpRecord { result: ran.result, start_ns: since(started), end_ns: since(ended) };
         world.control.set_record(thread, op_idx, record);
         // Only now it is known what became of the fault.
-        if let (Some(met), Some(asked)) = (fault, op_idx.checked_sub(1)) {
+        if let (Some(met), Some(asked)) = (ran.fault, op_idx.checked_sub(1)) {
             let record = world.control.record(thread, asked);
             world.control.set_record(thread, asked, OpRecord { result: met.into(), ..record });
         }

@@ -9,6 +9,8 @@ use std::{
     sync::LazyLock,
 };
 
+use ::fuzz::config;
+use abi::ops::OPS;
 use anyhow::Result;
 use harness::{epoch::Coverage, program::Program, symbolize::Symbolizer};
 use regex::Regex;
@@ -22,11 +24,14 @@ const UPPER: u64 = 0xffff_ffff_0000_0000;
 /// What each program reaches, as low halves of program counters.
 type Reach = Vec<BTreeSet<u32>>;
 
+/// Kinds of op that are looked at most closely.
+const KINDS_MAX: usize = 4;
+
 /// The programs that reach what the series touches, and the functions that they reach of it.
 #[derive(Clone, Debug, Default)]
 pub struct Focus {
-    /// In the order they had.
-    pub programs: Vec<Program>,
+    /// The programs in the order they had, and the ops that make the difference.
+    pub on: config::Focus,
     /// Sorted.
     pub functions: Vec<String>,
 }
@@ -58,11 +63,32 @@ pub fn focus(base: &mut Prepared, programs: &[Program], series: &Series) -> Resu
         hunks.get(file).is_some_and(|hunks| hunks.iter().any(|hunk| meet(hunk, span)))
     });
     let reaches = |reached: &BTreeSet<u32>| at.values().any(|(_, pcs)| !pcs.is_disjoint(reached));
-    let chosen = programs.iter().zip(&reach).filter(|(_, reached)| reaches(reached));
+    let those: Vec<(&Program, bool)> =
+        programs.iter().zip(&reach).map(|(program, reached)| (program, reaches(reached))).collect();
+    let chosen = those.iter().filter(|(_, reaches)| *reaches).map(|(program, _)| (*program).clone());
+    let on = config::Focus { programs: chosen.collect(), kinds: kinds(&those) };
     let mut functions: Vec<String> = at.keys().map(|(_, function)| function.clone()).collect();
     functions.sort();
     functions.dedup();
-    Ok(Focus { programs: chosen.map(|(program, _)| program.clone()).collect(), functions })
+    Ok(Focus { on, functions })
+}
+
+/// The kinds of op with which programs reach it most more often than without.
+fn kinds(programs: &[(&Program, bool)]) -> BTreeSet<u8> {
+    let share =
+        |of: &[&(&Program, bool)]| of.iter().filter(|(_, reaches)| *reaches).count() as f64 / of.len() as f64;
+    let gain = |kind: u8| {
+        let has = |program: &Program| {
+            program.threads.iter().flat_map(|thread| &thread.ops).any(|op| op.kind == kind)
+        };
+        let (with, without): (Vec<_>, Vec<_>) = programs.iter().partition(|(program, _)| has(program));
+        // Not a number, and dropped, where all programs have it or none.
+        share(&with) - share(&without)
+    };
+    let mut gains: Vec<(f64, u8)> = OPS.iter().map(|spec| (gain(spec.kind), spec.kind)).collect();
+    gains.retain(|(gain, _)| *gain > 0.0);
+    gains.sort_by(|a, b| b.0.total_cmp(&a.0));
+    gains.into_iter().take(KINDS_MAX).map(|(_, kind)| kind).collect()
 }
 
 /// What programs reach on the kernel without the series: kept, for it does not change.
@@ -136,6 +162,8 @@ fn of_diff(diff: &str) -> Vec<(String, RangeInclusive<u32>)> {
 
 #[cfg(test)]
 mod tests {
+    use abi::layout::kind;
+
     use super::*;
 
     #[test]
@@ -146,6 +174,16 @@ mod tests {
             of_diff(diff).into_iter().map(|(file, lines)| format!("{file} {lines:?}")).collect();
         assert_eq!(lines, ["mm/a.c 11..=11", "mm/a.c 11..=12", "mm/a.c 20..=21", "dev/null 0..=0"]);
         assert!(of_diff("@@ -99999999999,4294967295 +1 @@\n-x\n").is_empty());
+    }
+
+    #[test]
+    fn the_ops_that_make_the_difference_are_those_that_programs_reach_it_with() {
+        let program = |ops: &str| format!("thread cpu=0\n yield\n {ops}\n").parse::<Program>().unwrap();
+        let group = program("memcg_create memcg=0\n memcg_enter memcg=0");
+        let (alone, other) = (program("memcg_create memcg=1"), program("memcg_enter memcg=1"));
+        let found = kinds(&[(&group, true), (&alone, true), (&other, false), (&program("yield"), false)]);
+        assert_eq!(found, [kind::MEMCG_CREATE].into());
+        assert!(kinds(&[(&other, false)]).is_empty() && kinds(&[]).is_empty());
     }
 
     #[test]

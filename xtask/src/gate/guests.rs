@@ -64,7 +64,7 @@ pub struct Task {
 
 impl Task {
     fn in_order(&self) -> Vec<Program> {
-        let first = &self.focus.programs;
+        let first = &self.focus.on.programs;
         let rest = self.seeds.iter().filter(|program| !first.contains(program));
         first.iter().chain(rest).cloned().collect()
     }
@@ -73,7 +73,7 @@ impl Task {
     fn why(&self) -> String {
         match &self.focus.functions[..] {
             [] => String::new(),
-            all => format!("first {} programs that reach {}", self.focus.programs.len(), all.join(", ")),
+            all => format!("first {} programs that reach {}", self.focus.on.programs.len(), all.join(", ")),
         }
     }
 }
@@ -223,7 +223,7 @@ fn explore(
         walk_prob: WALK_PROB,
         reduce: Reduce::Program,
         seeds: Some(task.in_order()),
-        focus: task.focus.programs.clone(),
+        focus: task.focus.on.clone(),
         steady: true,
         one_schedule: task.one_schedule,
     };
