@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a campaign is told.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::atomic::AtomicBool, time::Duration};
+use std::{path::PathBuf, sync::atomic::AtomicBool, time::Duration};
 
 use harness::{
     oracle::Report,
@@ -54,8 +54,8 @@ pub struct CampaignConfig<'a> {
 pub struct Focus {
     /// Those of the seeds that most programs are to be made from, they and their offspring; empty: all.
     pub programs: Vec<Program>,
-    /// Kinds of op whose allocations are failed before those of others.
-    pub kinds: BTreeSet<u8>,
+    /// Kinds of op whose allocations are failed before those of others, one kind after the other.
+    pub kinds: Vec<u8>,
 }
 
 /// Which epochs end with a scan for leaked memory. Such an epoch is dear: its guest keeps track of every allocation.

@@ -33,8 +33,8 @@ type Form = (u8, Vec<u32>);
 /// Ops whose allocations are being failed, in turn.
 #[derive(Debug, Default)]
 pub struct Faults {
-    /// Kinds that go before all others, to their end.
-    first: BTreeSet<u8>,
+    /// Kinds that go before all others, each to its end.
+    first: Vec<u8>,
     kinds: BTreeSet<u8>,
     forms: BTreeSet<Form>,
     walks: VecDeque<Walk>,
@@ -77,7 +77,7 @@ impl Walk {
 
 impl Faults {
     /// Walks that begin with ops of these kinds.
-    pub fn about(first: BTreeSet<u8>) -> Faults {
+    pub fn about(first: Vec<u8>) -> Faults {
         Faults { first, ..Faults::default() }
     }
 
@@ -110,9 +110,9 @@ impl Faults {
 
     /// The next variant: one of each op in turn. None when every allocation known of was failed.
     pub fn next_variant(&mut self) -> Option<Choice> {
-        let mut open = self.walks.iter().enumerate().filter(|(_, walk)| !walk.left.is_empty());
-        let (next, _) = open.clone().next()?;
-        let at = open.find(|(_, walk)| self.first.contains(&walk.kind())).map_or(next, |(at, _)| at);
+        let rank = |walk: &Walk| self.first.iter().position(|kind| *kind == walk.kind());
+        let open = self.walks.iter().enumerate().filter(|(_, walk)| !walk.left.is_empty());
+        let (at, _) = open.min_by_key(|(_, walk)| rank(walk).unwrap_or(self.first.len()))?;
         let mut walk = self.walks.remove(at)?;
         let place = walk.place;
         let mut program = walk.program.clone();
@@ -255,7 +255,7 @@ mod tests {
     fn ops_that_the_campaign_is_about_are_walked_to_their_end_first() {
         let program: Program =
             "thread cpu=0\n alloc slot=0 flags=0 name=0\n register slot=0\n free slot=0\n".parse().unwrap();
-        let mut walk = Faults::about([kind::FREE].into());
+        let mut walk = Faults::about(vec![kind::FREE]);
         walk.offer(CorpusId(0), &program, &outcome(&program, 0));
         let mut places = Vec::new();
         while let Some(choice) = walk.next_variant() {

@@ -73,8 +73,8 @@ pub fn focus(base: &mut Prepared, programs: &[Program], series: &Series) -> Resu
     Ok(Focus { on, functions })
 }
 
-/// The kinds of op with which programs reach it most more often than without.
-fn kinds(programs: &[(&Program, bool)]) -> BTreeSet<u8> {
+/// The kinds of op with which programs reach it more often than without, the one that makes the most difference first.
+fn kinds(programs: &[(&Program, bool)]) -> Vec<u8> {
     let share =
         |of: &[&(&Program, bool)]| of.iter().filter(|(_, reaches)| *reaches).count() as f64 / of.len() as f64;
     let gain = |kind: u8| {
@@ -182,7 +182,7 @@ mod tests {
         let group = program("memcg_create memcg=0\n memcg_enter memcg=0");
         let (alone, other) = (program("memcg_create memcg=1"), program("memcg_enter memcg=1"));
         let found = kinds(&[(&group, true), (&alone, true), (&other, false), (&program("yield"), false)]);
-        assert_eq!(found, [kind::MEMCG_CREATE].into());
+        assert_eq!(found, [kind::MEMCG_CREATE]);
         assert!(kinds(&[(&other, false)]).is_empty() && kinds(&[]).is_empty());
     }
 
