@@ -30,6 +30,8 @@ use crate::{
 
 /// Wall time a guest may take to boot and get ready: ten times what one that tracks leaks takes on an idle host.
 pub const BOOT_LIMIT: Duration = Duration::from_secs(600);
+/// Wall time between the last sign of a QEMU and its end.
+const END_LIMIT: Duration = Duration::from_secs(2);
 /// Wall time saving or loading the machine state may take.
 const STATE_LIMIT: Duration = Duration::from_secs(60);
 /// Name of the machine state in a snapshot folder.
@@ -192,18 +194,24 @@ fn wait_ready(machine: &mut Machine) -> Result<(), MachineError> {
     match machine.qmp.wait_event("GUEST_PANICKED", BOOT_LIMIT) {
         Ok(()) if machine.shm.header().state == state::READY => Ok(()),
         result => {
-            let end = machine.poll_end();
+            // The connection to a QEMU that was killed is closed before its end is told.
+            let end = machine.end_within(END_LIMIT);
             machine.kill();
             let console = machine.console.take();
-            let why = match (oracle::harness_failure(&console), end, result) {
-                (Some(failure), _, _) => format!("the guest's agent failed: {failure}"),
-                (None, Some(MachineEnd::Failed(error)), _) => error,
-                (None, Some(end), _) => {
-                    format!("the guest ended while booting ({end:?}); {}", tail(&console))
+            Err(match (oracle::harness_failure(&console), end, result) {
+                (Some(failure), _, _) => {
+                    MachineError::NotRun { why: format!("the guest's agent failed: {failure}"), console }
                 }
-                (None, None, _) => format!("the guest did not get ready; {}", tail(&console)),
-            };
-            Err(MachineError::NotReady { why, console })
+                (None, Some(MachineEnd::Failed(why)), _) => MachineError::NotRun { why, console },
+                (None, Some(end), _) => {
+                    let why = format!("the guest ended while booting ({end:?}); {}", tail(&console));
+                    MachineError::NotReady { why, console }
+                }
+                (None, None, _) => {
+                    let why = format!("the guest did not get ready; {}", tail(&console));
+                    MachineError::NotReady { why, console }
+                }
+            })
         }
     }
 }

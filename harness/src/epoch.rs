@@ -66,7 +66,10 @@ impl EpochOutcome {
     /// The outcome of an epoch of `n` programs that never ran, for want of a machine.
     pub fn no_machine(error: MachineError, n: usize) -> EpochOutcome {
         let why = error.to_string();
-        let boot = if let MachineError::NotReady { console, .. } = error { console } else { Vec::new() };
+        let boot = match error {
+            MachineError::NotReady { console, .. } | MachineError::NotRun { console, .. } => console,
+            _ => Vec::new(),
+        };
         EpochOutcome { boot, ..EpochOutcome::failed(EpochEnd::Machine(why), n) }
     }
 

@@ -71,10 +71,18 @@ pub enum MachineError {
         /// The tail of what QEMU printed.
         stderr: String,
     },
-    /// The guest did not get ready.
+    /// The guest did not get ready, by its own doing.
     #[error("{why}")]
     NotReady {
         /// What happened instead.
+        why: String,
+        /// What it printed.
+        console: Vec<u8>,
+    },
+    /// The guest could not get ready, whatever the kernel does: QEMU failed or was killed, or the agent failed.
+    #[error("{why}")]
+    NotRun {
+        /// What happened.
         why: String,
         /// What it printed.
         console: Vec<u8>,
@@ -163,14 +171,19 @@ impl Machine {
 
     /// Waits for the end, at most until the deadline, then kills.
     pub fn wait(&mut self, limit: Duration) -> MachineEnd {
+        self.end_within(limit).unwrap_or_else(|| {
+            self.kill();
+            MachineEnd::Killed(format!("no end within {} s of wall time", limit.as_secs()))
+        })
+    }
+
+    /// Waits for the end, at most until the deadline.
+    pub fn end_within(&mut self, limit: Duration) -> Option<MachineEnd> {
         let deadline = Instant::now() + limit;
         loop {
-            if let Some(end) = self.poll_end() {
+            let end = self.poll_end();
+            if end.is_some() || Instant::now() > deadline {
                 return end;
-            }
-            if Instant::now() > deadline {
-                self.kill();
-                return MachineEnd::Killed(format!("no end within {} s of wall time", limit.as_secs()));
             }
             std::thread::sleep(LOOK_EVERY);
         }

@@ -121,10 +121,14 @@ fn boot(
     match end {
         None if live.machine.shm.header().state == state::READY => Ok(Live { boot: console, ..live }),
         end => {
-            let why = oracle::harness_failure(&console).unwrap_or_else(|| tail(&console));
-            Err(MachineError::NotReady {
-                why: format!("the guest did not get ready ({end:?}): {why}"),
-                console,
+            let failure = oracle::harness_failure(&console);
+            let is_kernel = failure.is_none() && !matches!(end, Some(MachineEnd::Failed(_)));
+            let why = failure.unwrap_or_else(|| tail(&console));
+            let why = format!("the guest did not get ready ({end:?}): {why}");
+            Err(if is_kernel {
+                MachineError::NotReady { why, console }
+            } else {
+                MachineError::NotRun { why, console }
             })
         }
     }

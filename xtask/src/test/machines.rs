@@ -18,6 +18,7 @@ use harness::{
     det::{self, Limits, Snapshot},
     epoch::{EpochEnd, EpochOutcome},
     guest::{GuestConfig, Leaks},
+    machine::MachineError,
     program::Schedule,
 };
 use nix::{
@@ -33,6 +34,7 @@ pub const NAMES: &[&str] = &[
     "a QEMU that is not there is the machine's failure",
     "a kernel that is not there is the machine's failure",
     "a QEMU killed in an epoch is the machine's failure, and the next epoch runs",
+    "a QEMU killed while it boots is the machine's failure, not the kernel's",
     "a console that floods ends the guest",
     "a QEMU that cannot be kept in lockstep is refused",
 ];
@@ -51,8 +53,9 @@ pub fn run(checks: &mut Checks, prepared: &Prepared) {
         fails_naming(&GuestConfig { kernel: gone(), ..guest.clone() }, "/nonexistent/file")
     });
     checks.check(NAMES[2], || killed(prepared));
-    checks.check(NAMES[3], || flood(prepared));
-    checks.check(NAMES[4], || not_in_lockstep(guest));
+    checks.check(NAMES[3], || killed_while_booting(guest));
+    checks.check(NAMES[4], || flood(prepared));
+    checks.check(NAMES[5], || not_in_lockstep(guest));
 }
 
 fn fails_naming(guest: &GuestConfig, words: &str) -> Result<()> {
@@ -70,10 +73,26 @@ fn fails_naming(guest: &GuestConfig, words: &str) -> Result<()> {
 fn not_in_lockstep(guest: &GuestConfig) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let qemu = dir.path().join("deaf-qemu");
-    let script = format!("#!/bin/sh\nexec env -u LD_PRELOAD '{}' \"$@\"\n", guest.qemu.display());
-    fs::write(&qemu, script)?;
-    fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755))?;
+    write_script(&qemu, &format!("exec env -u LD_PRELOAD '{}' \"$@\"", guest.qemu.display()))?;
     fails_naming(&GuestConfig { qemu, ..guest.clone() }, "deaf-qemu ignores LD_PRELOAD")
+}
+
+fn write_script(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, format!("#!/bin/sh\n{text}\n"))?;
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
+}
+
+/// A host that is short of memory kills what is large.
+fn killed_while_booting(guest: &GuestConfig) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let qemu = dir.path().join("mortal-qemu");
+    write_script(&qemu, &format!("(sleep 3; kill -KILL $$) &\nexec '{}' \"$@\"", guest.qemu.display()))?;
+    let guest = GuestConfig { qemu, ..guest.clone() };
+    match det::snapshot(&guest, Schedule::default(), Leaks::Ignore, dir.path()) {
+        Err(MachineError::NotRun { why, .. }) if why.contains("signal 9") => Ok(()),
+        Err(error) => bail!("it is told as: {error:?}"),
+        Ok(_) => bail!("it booted"),
+    }
 }
 
 fn killed(prepared: &Prepared) -> Result<()> {
