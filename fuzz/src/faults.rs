@@ -2,8 +2,8 @@
 //! Walks over the allocations that ops make: an op that worked is run again with its first allocation failing, then its
 //! second, until there are no more. Error paths are short and lie behind one failure in one place; chance is slow to find
 //! them, and this is not. An op that fails when an allocation does has done nothing, so several of its allocations are failed
-//! in one program, one after the other: spread evenly over those that are left, because what fails side by side is mostly
-//! undone by the same lines.
+//! in one program, one after the other; so are those of an op that can be taken back in between. They are spread evenly over
+//! those that are left, because what fails side by side is mostly undone by the same lines.
 //!
 //! No randomness: the same programs are always walked in the same way.
 
@@ -60,14 +60,24 @@ struct Walk {
 }
 
 impl Walk {
-    fn kind(&self) -> u8 {
-        self.program.threads[self.place.thread].ops[self.place.op].kind
+    fn op(&self) -> Op {
+        self.program.threads[self.place.thread].ops[self.place.op]
+    }
+
+    /// What comes between two times that the op is run.
+    fn undo(&self) -> Option<Op> {
+        undo(&self.op())
+    }
+
+    /// Ops from one time to the next.
+    fn stride(&self) -> usize {
+        2 + usize::from(self.undo().is_some())
     }
 
     /// Some that are left, in order, and are not any more.
     fn next(&mut self) -> Vec<u32> {
         let n_ops = self.program.threads[self.place.thread].ops.len();
-        let room = OPS_MAX.saturating_sub(n_ops + 1) / 2 + 1;
+        let room = OPS_MAX.saturating_sub(n_ops + 1) / self.stride() + 1;
         let (n, n_left) = (self.n_group.min(room).min(self.left.len()), self.left.len());
         let nths: Vec<u32> = (0..n).map(|nth| self.left[nth * n_left / n]).collect();
         self.left.retain(|left| !nths.contains(left));
@@ -98,7 +108,8 @@ impl Faults {
                 }
                 let place = Place { id, thread, op: at };
                 let left = (1..=ALLOCATIONS_MAX).collect();
-                let walk = Walk { place, program: program.clone(), left, n_group: 1 };
+                let n_group = if undo(op).is_some() { GROUP } else { 1 };
+                let walk = Walk { place, program: program.clone(), left, n_group };
                 if self.kinds.insert(op.kind) {
                     self.walks.push_front(walk);
                 } else {
@@ -110,7 +121,7 @@ impl Faults {
 
     /// The next variant: one of each op in turn. None when every allocation known of was failed.
     pub fn next_variant(&mut self) -> Option<Choice> {
-        let rank = |walk: &Walk| self.first.iter().position(|kind| *kind == walk.kind());
+        let rank = |walk: &Walk| self.first.iter().position(|kind| *kind == walk.op().kind);
         let open = self.walks.iter().enumerate().filter(|(_, walk)| !walk.left.is_empty());
         let (at, _) = open.min_by_key(|(_, walk)| rank(walk).unwrap_or(self.first.len()))?;
         let mut walk = self.walks.remove(at)?;
@@ -119,7 +130,10 @@ impl Faults {
         let nths = walk.next();
         let ops = &mut program.threads[place.thread].ops;
         let op = ops.remove(place.op);
-        let failing = nths.iter().flat_map(|&nth| [Op { kind: kind::FAIL_NTH, a: nth, ..Op::default() }, op]);
+        let failing = nths.iter().enumerate().flat_map(|(at, &nth)| {
+            let fail = Op { kind: kind::FAIL_NTH, a: nth, ..Op::default() };
+            walk.undo().filter(|_| at > 0).into_iter().chain([fail, op])
+        });
         ops.splice(place.op..place.op, failing);
         if self.under_way.len() == UNDER_WAY_MAX {
             self.under_way.pop_front();
@@ -139,14 +153,15 @@ impl Faults {
         let result =
             |at: usize| outcome.ops.get(before + place.op + at).copied().flatten().map(|op| op.result);
         for (at, &nth) in nths.iter().enumerate() {
-            let (fault, op) = (result(2 * at), result(2 * at + 1));
+            let at_op = at * walk.stride();
+            let (fault, op) = (result(at_op), result(at_op + 1));
             if fault.is_none_or(|met| met <= 0) {
                 walk.left.retain(|&left| left < nth);
                 break;
             }
             if op.is_some_and(|result| result < 0) {
                 walk.n_group = GROUP;
-            } else {
+            } else if walk.undo().is_none() {
                 walk.left.extend(&nths[at + 1..]);
                 walk.left.sort_unstable();
                 break;
@@ -157,6 +172,20 @@ impl Faults {
             !walk.left.is_empty() || under_way.iter().any(|(_, place, _)| *place == walk.place)
         });
     }
+}
+
+/// What takes an op back, so that it can be run again.
+fn undo(op: &Op) -> Option<Op> {
+    let kind = match op.kind {
+        kind::MEMCG_CREATE | kind::MEMCG_NEST => kind::MEMCG_REMOVE,
+        kind::ALLOC => kind::FREE,
+        kind::OBJECT_NEW => kind::OBJECT_FREE,
+        kind::CACHE_CREATE => kind::CACHE_DESTROY,
+        kind::MOUNT => kind::UMOUNT,
+        kind::MODULE_LOAD => kind::MODULE_UNLOAD,
+        _ => return None,
+    };
+    Some(Op { kind, slot: op.slot, memcg: op.memcg, a: op.a, ..Op::default() }.fixup())
 }
 
 fn form(op: &Op) -> Form {
@@ -194,7 +223,7 @@ mod tests {
     #[test]
     fn an_op_is_walked_until_it_makes_no_more_allocations() {
         let program: Program =
-            "thread cpu=0\n sleep us=5\nthread cpu=1\n alloc slot=0 flags=0 name=0\n free slot=0\n free slot=1\n"
+            "thread cpu=0\n sleep us=5\nthread cpu=1\n rename slot=0 name=0\n free slot=0\n free slot=1\n"
                 .parse()
                 .unwrap();
         let mut walk = Faults::default();
@@ -214,7 +243,7 @@ mod tests {
 
     #[test]
     fn an_op_that_fails_is_failed_several_times_in_one_program_and_none_is_missed() {
-        let program: Program = "thread cpu=0\n alloc slot=0 flags=0 name=0\n".parse().unwrap();
+        let program: Program = "thread cpu=0\n rename slot=0 name=0\n".parse().unwrap();
         // Of 20 allocations two are such that the op works without them.
         let outcome = |program: &Program| {
             let mut is_done = false;
@@ -252,9 +281,36 @@ mod tests {
     }
 
     #[test]
+    fn what_works_without_an_allocation_is_taken_back_before_the_next() {
+        let program: Program = "thread cpu=0\n memcg_create memcg=2\n yield\n".parse().unwrap();
+        // 30 allocations, and it works without any of them.
+        let outcome = |program: &Program| {
+            let met = |op: &Op| i32::from(op.kind == kind::FAIL_NTH && op.a <= 30);
+            let ops = program.threads[0].ops.iter().map(met);
+            let ops = ops.map(|result| Some(OpOutcome { result, ..OpOutcome::default() })).collect();
+            ProgramOutcome { ops, ..ProgramOutcome::default() }
+        };
+        let mut walk = Faults::default();
+        walk.offer(CorpusId(0), &program, &outcome(&program));
+        let (mut points, mut n_programs) = (BTreeSet::new(), 0);
+        while let Some(choice) = walk.next_variant() {
+            assert!(choice.program.is_valid());
+            let kinds: Vec<u8> = choice.program.threads[0].ops.iter().map(|op| op.kind).collect();
+            let (last, times) = kinds.split_last().unwrap();
+            let cycle = [kind::FAIL_NTH, kind::MEMCG_CREATE, kind::MEMCG_REMOVE];
+            assert!(times.iter().zip(cycle.iter().cycle()).all(|(a, b)| a == b) && *last == kind::YIELD);
+            points.extend(faults(&choice.program).into_iter().map(|(.., nth)| nth).filter(|nth| *nth <= 30));
+            walk.learn(&choice.program, &outcome(&choice.program));
+            n_programs += 1;
+        }
+        assert_eq!(points, (1..=30).collect());
+        assert!(n_programs < 8, "{n_programs}");
+    }
+
+    #[test]
     fn ops_that_the_campaign_is_about_are_walked_to_their_end_first() {
         let program: Program =
-            "thread cpu=0\n alloc slot=0 flags=0 name=0\n register slot=0\n free slot=0\n".parse().unwrap();
+            "thread cpu=0\n rename slot=0 name=0\n register slot=0\n free slot=0\n".parse().unwrap();
         let mut walk = Faults::about(vec![kind::FREE]);
         walk.offer(CorpusId(0), &program, &outcome(&program, 0));
         let mut places = Vec::new();
@@ -268,8 +324,7 @@ mod tests {
 
     #[test]
     fn a_new_form_of_a_known_op_is_walked_after_new_ops_and_ops_that_failed_are_not() {
-        let text =
-            "thread cpu=0\n alloc slot=0 flags=0 name=0\n alloc slot=1 flags=numa name=0\n free slot=0\n";
+        let text = "thread cpu=0\n debugfs_hold handle=0 slot=0 file=count\n debugfs_hold handle=0 slot=1 file=scan\n free slot=0\n";
         let program: Program = text.parse().unwrap();
         let mut walk = Faults::default();
         let mut ran = outcome(&program, 0);
