@@ -112,7 +112,9 @@ impl Stored {
     /// All that is known of it, as when it was stored; `annotate` adds source lines.
     pub fn evidence(&self, annotate: &dyn Fn(&str) -> String) -> Evidence {
         let verdict = &self.verdict;
-        let mut report = oracle::judge(&self.console).into_iter().next().unwrap_or_default();
+        let reports = oracle::judge(&self.console);
+        let is_same = |report: &Report| report.titles().any(|title| title == verdict.title);
+        let mut report = oracle::telling(&reports, is_same).cloned().unwrap_or_default();
         report.title.clone_from(&verdict.title);
         report.alt_titles.clone_from(&verdict.alt_titles);
         report.corrupted.clone_from(&verdict.corrupted);

@@ -371,6 +371,22 @@ fn a_report_behind_one_that_is_known_is_found() {
 }
 
 #[test]
+fn a_leak_beside_another_is_found_and_reduced_to_its_own_programs() {
+    let dir = tempfile::tempdir().unwrap();
+    // Every scan shows it, and shows it first.
+    let other = "memory leak in sysfs_slab_add";
+    let judge = |console: &[u8]| {
+        let reports = judge(console);
+        let leak = Report { title: other.into(), kind: "LEAK".into(), ..Report::default() };
+        if reports.first().is_some_and(Report::is_leak) { [vec![leak], reports].concat() } else { reports }
+    };
+    let (summary, _) = fuzz(&CampaignConfig { judge: &judge, ..config(dir.path(), 1, 6_000) });
+    assert!(titles(&summary).is_superset(&BTreeSet::from([LEAK, other])), "{:?}", titles(&summary));
+    let leak = summary.findings.iter().find(|note| note.title == LEAK).unwrap();
+    assert_eq!(findings::load(&leak.dir).unwrap().batch.len(), 1);
+}
+
+#[test]
 fn eight_dead_machines_in_a_row_end_the_campaign() {
     let dir = tempfile::tempdir().unwrap();
     let mut guests = FakeGuests::new(|n| if n > 3 { Trouble::Machine } else { Trouble::None });

@@ -54,16 +54,27 @@ impl Drop for Pad {
     }
 }
 
-/// Adds up to `n` pads, or until the next id modulo 64 is `to`; how many it took.
-pub(crate) fn add(n: usize, to: Option<usize>, register: bool) -> Result<usize> {
-    // Other threads take ids too: `to` may be passed by.
-    let n_max = to.map_or(n, |_| UNIT_IDS);
+/// When there are enough pads.
+pub(crate) enum Until {
+    /// So many were added.
+    Count(usize),
+    /// The next id is this one, modulo 64.
+    Id(usize),
+}
+
+/// Adds pads; how many it took.
+pub(crate) fn add(until: Until, register: bool) -> Result<usize> {
+    let (n_max, id_wanted) = match until {
+        Until::Count(n) => (n, None),
+        // Other threads take ids too: the wanted one may be passed by.
+        Until::Id(id) => (UNIT_IDS, Some(id % UNIT_IDS)),
+    };
     for n in 1..=n_max {
         let shrinker = UnregisteredShrinker::alloc(Flags::MEMCG_AWARE.with(Flags::NONSLAB), c"st-pad")?;
         let id = shrinker.id();
         let pad = if register { Pad::registered(shrinker)? } else { Pad::Unregistered(shrinker) };
         store(KBox::new(pad, GFP_KERNEL)?)?;
-        if to.is_some_and(|to| (id + 1) % UNIT_IDS == to % UNIT_IDS) {
+        if id_wanted == Some((id + 1) % UNIT_IDS) {
             return Ok(n);
         }
     }

@@ -56,6 +56,7 @@ use kernel::prelude::*;
 use layout::model::Audit;
 use layout::{ioc, kind, lru_mode, IoctlInfo, IoctlOp, Op};
 use lru::FileBy;
+use pads::Until;
 
 declare_module! {
     type: ShrinktortureModule,
@@ -172,8 +173,8 @@ fn execute(op: &Op) -> Result<i64> {
             lock::hold_ns(u64::from(op.a) * 1000);
             Ok(0)
         },
-        kind::PAD_IDS => pads::add(usize::MAX, Some(op.a as usize), op.b != 0),
-        kind::PAD => pads::add(op.a as usize, None, op.b != 0),
+        kind::PAD_IDS => pads::add(Until::Id(op.a as usize), op.b != 0),
+        kind::PAD => pads::add(Until::Count(op.a as usize), op.b != 0),
         kind::UNPAD => Ok(pads::free(op.a as usize, op.b)),
         kind::OBJECT_NEW => objects::make(op.a as usize, slots::flags(op.b), op.c as usize).map(|()| 0),
         kind::OBJECT_FREE => objects::free(op.a as usize).map(|()| 0),

@@ -119,14 +119,13 @@ impl Case {
 
 /// What a console shows of a bug that has these names; none: whatever is reported is the one.
 pub fn judge(console: &[u8], titles: &[String]) -> Showing {
-    match oracle::judge(console).into_iter().next() {
-        Some(report)
-            if titles.is_empty()
-                || oracle::share_title(report.titles(), titles.iter().map(String::as_str)) =>
-        {
-            Showing::Same(Box::new(report))
-        }
-        Some(report) => Showing::Other(Box::new(report)),
+    let reports = oracle::judge(console);
+    let is_same = |report: &Report| {
+        titles.is_empty() || oracle::share_title(report.titles(), titles.iter().map(String::as_str))
+    };
+    match oracle::telling(&reports, is_same).cloned().map(Box::new) {
+        Some(report) if is_same(&report) => Showing::Same(report),
+        Some(report) => Showing::Other(report),
         None => Showing::None,
     }
 }

@@ -2,13 +2,13 @@
 //! What becomes of the answer to an epoch: programs are learned from, complaints become findings, failures that are not
 //! the kernel's are counted and their programs run again.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, iter, time::Instant};
 
 use anyhow::Result;
 use harness::{
     epoch::{EpochEnd, EpochOutcome},
     guest::Leaks,
-    oracle::Report,
+    oracle::{self, Report},
     program::Program,
 };
 
@@ -24,8 +24,6 @@ use crate::{
     status::Event,
 };
 
-/// The oracle's type of a memory leak.
-const LEAK: &str = "LEAK";
 /// Logs of infrastructure failures kept; later ones overwrite the first.
 const INFRASTRUCTURE_LOGS_MAX: u64 = 16;
 
@@ -79,7 +77,10 @@ impl Campaign<'_> {
         if let Purpose::Reduce(round) = job.purpose {
             return self.digest_reduction(&job, round, outcome, reports, guests);
         }
-        let class = classify(&outcome.end, self.unknown_first(reports, &outcome.console));
+        let reports = self.news_first(reports, &outcome.console);
+        let further: Vec<Report> =
+            reports.iter().skip(1).filter(|report| report.is_leak()).cloned().collect();
+        let class = classify(&outcome.end, reports);
         self.in_guest += outcome.in_guest;
         self.infrastructure_in_a_row =
             if class == Class::Infrastructure { self.infrastructure_in_a_row + 1 } else { 0 };
@@ -93,7 +94,10 @@ impl Campaign<'_> {
                 if let Some(parent) = culprit.and_then(|idx| job.programs.get(idx)?.choice.parent) {
                     self.chooser.blame(parent);
                 }
-                self.note_finding(&job, outcome, *report, guests)?;
+                let further = further.into_iter().filter(|_| report.is_leak());
+                for report in iter::once((*report).clone()).chain(further) {
+                    self.note_finding(&job, outcome, report, guests)?;
+                }
             }
             Class::Infrastructure => return self.note_infrastructure(job, outcome),
         }
@@ -116,7 +120,7 @@ impl Campaign<'_> {
     /// What the kernel complained of before any program ran is a finding without a batch.
     fn digest_boot(&mut self, job: &Job, outcome: &EpochOutcome, guests: &mut dyn Guests) -> Result<()> {
         let reports = (self.config.judge)(&outcome.boot);
-        let Some(report) = self.unknown_first(reports, &outcome.boot).into_iter().next() else {
+        let Some(report) = self.news_first(reports, &outcome.boot).into_iter().next() else {
             return Ok(());
         };
         let is_known = self.is_known(&report, &outcome.boot);
@@ -133,9 +137,11 @@ impl Campaign<'_> {
         self.store(evidence)
     }
 
-    /// Puts reports that are known to be harmless behind the others: the first is what counts.
-    fn unknown_first(&self, mut reports: Vec<Report>, console: &[u8]) -> Vec<Report> {
-        reports.sort_by_cached_key(|report| self.is_known(report, console));
+    /// Puts reports that are known to be harmless behind the others, and leaks that were found already: the first is what
+    /// counts.
+    fn news_first(&self, mut reports: Vec<Report>, console: &[u8]) -> Vec<Report> {
+        let is_old = |report: &Report| report.is_leak() && self.findings.find(report, false).is_some();
+        reports.sort_by_cached_key(|report| self.is_known(report, console) || is_old(report));
         reports
     }
 
@@ -255,15 +261,16 @@ impl Campaign<'_> {
             Class::Finding(report) if reports.is_empty() => vec![*report],
             _ => reports,
         };
-        // Only the first report: the finding's title is what its console is triaged as.
-        let same = reports.first().filter(|report| self.findings.find(report, false) == Some(finding));
+        // Only the one to go by: the finding's title is what its console is triaged as.
+        let is_same = |report: &Report| self.findings.find(report, false) == Some(finding);
+        let same = oracle::telling(&reports, is_same).filter(|report| is_same(report));
         let shown = if same.is_some() { Shown::Same } else { Shown::Other };
         if let (true, Some(report)) = (self.learn_reduction(round, shown), same.cloned()) {
             let better = self.evidence(job, outcome, report, guests);
             return self.keep_reduction(better);
         }
         // Something new may have come up all the same.
-        match reports.into_iter().next() {
+        match self.news_first(reports, &outcome.console).into_iter().next() {
             Some(report) if shown == Shown::Other => self.note_finding(job, outcome, report, guests),
             _ => Ok(()),
         }
@@ -299,7 +306,7 @@ impl Campaign<'_> {
 
 /// The program to blame for a report: the one in flight. A leak is found when the batch is over, and may be anyone's.
 fn culprit(outcome: &EpochOutcome, report: &Report) -> Option<usize> {
-    outcome.in_flight.filter(|_| report.kind != LEAK)
+    outcome.in_flight.filter(|_| !report.is_leak())
 }
 
 fn is_finished(outcome: &EpochOutcome, idx: usize) -> bool {

@@ -36,7 +36,9 @@ pub(crate) use frames::place_in_line;
 pub use judge::Judge;
 pub use locks::{Holder, Link, Lock, Locks, Step};
 pub(crate) use names::readable;
-pub use report::{Access, Frame, Object, Report, Role, SideStack, SourceFrame, Task, same_bug, share_title};
+pub use report::{
+    Access, Frame, Object, Report, Role, SideStack, SourceFrame, Task, same_bug, share_title, telling,
+};
 
 use memchr::memmem;
 

@@ -175,6 +175,11 @@ pub struct SourceFrame {
 }
 
 impl Report {
+    /// Does it tell of leaked memory?
+    pub fn is_leak(&self) -> bool {
+        self.kind == "LEAK"
+    }
+
     /// Every name the bug goes by, the title first.
     pub fn titles(&self) -> impl Iterator<Item = &str> + Clone {
         [self.title.as_str()].into_iter().chain(self.alt_titles.iter().map(String::as_str))
@@ -216,6 +221,13 @@ pub fn share_title<'a>(
 ) -> bool {
     let mut one = one;
     one.any(|title| other.clone().any(|known| known == title))
+}
+
+/// The one of a console's reports to go by: the first, which the others may follow from. Leaks say nothing of one another:
+/// of these it is the first that is `wanted`.
+pub fn telling(reports: &[Report], wanted: impl Fn(&Report) -> bool) -> Option<&Report> {
+    let leaks = reports.iter().take_while(|report| report.is_leak());
+    leaks.into_iter().find(|report| wanted(report)).or(reports.first())
 }
 
 /// A hash as 16 hexadecimal digits: JSON readers lose the low bits of large numbers.

@@ -252,3 +252,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_leak_that_is_looked_for_tells_and_of_other_reports_the_first() {
+    let leak = |frame: &str| {
+        format!(
+            "[    1.0][    T1] unreferenced object 0xffff888100000000 (size 8):\n[    1.0][    T1]   backtrace (crc 1234):\n[    1.0][    T1]     {frame}+0x1/0x2\n"
+        )
+    };
+    let leaks = judge([leak("one"), leak("two")].concat().as_bytes());
+    let title = |wanted: &str| {
+        super::telling(&leaks, |report| report.title == wanted).map(|report| report.title.as_str())
+    };
+    assert_eq!(title("memory leak in two"), Some("memory leak in two"));
+    assert_eq!(title("memory leak in three"), Some("memory leak in one"));
+    let bugs = [Report { title: "BUG".into(), ..Report::default() }, leaks[0].clone()];
+    assert_eq!(super::telling(&bugs, Report::is_leak), Some(&bugs[0]));
+}
