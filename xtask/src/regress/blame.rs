@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where the time went: stacks of blocked tasks, as `sysrq-w` prints them, by how often they were seen. Pure.
+//! Where the time went: stacks of blocked tasks, as `sysrq-w` prints them, and of workers that wait for a CPU, as the agent
+//! does; by how often they were seen. Pure.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -11,14 +12,19 @@ const FRAMES_MAX: usize = 12;
 
 /// ` shrinker_free+0x12/0x80`, behind whatever printk puts before; what the unwinder is not sure of has a `?`.
 static FRAME: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"^(?:\[[^\]]*\])* +([A-Za-z_][A-Za-z0-9_.]*)\+0x[0-9a-f]+/0x[0-9a-f]+").expect("a constant")
+    Regex::new(r"^(?:\[[^\]]*\])*(?: SHRINKTORTURE:)? +([A-Za-z_][A-Za-z0-9_.]*)\+0x[0-9a-f]+/0x[0-9a-f]+")
+        .expect("a constant")
 });
 /// `task:stress-ng state:D`.
-static TASK: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"^(?:\[[^\]]*\])* *task:(\S+) +state:D").expect("a constant"));
+static TASK: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"^(?:\[[^\]]*\])*(?: SHRINKTORTURE:)? *task:(\S+) +state:[DR]").expect("a constant")
+});
 
 /// How a task comes to wait, which is the same in all.
-const SLEEPING: [&str; 14] = [
+const SLEEPING: [&str; 17] = [
+    "preempt_schedule",
+    "preempt_schedule_common",
+    "preempt_schedule_thunk",
     "__schedule",
     "schedule",
     "schedule_timeout",
@@ -101,15 +107,20 @@ mod tests {
 [    5.3][   T12] task:kworker         state:D stack:0     pid:72
 [    5.3][   T12]  __schedule+0x1/0x2
 [    5.3][   T12]  other+0x1/0x2
+[    5.4][   T12] SHRINKTORTURE: task:init state:R
+[    5.4][   T12] SHRINKTORTURE:  preempt_schedule_thunk+0x1/0x2
+[    5.4][   T12] SHRINKTORTURE:  run+0x1/0x2
+[    5.4][   T12] SHRINKTORTURE:  entry_SYSCALL_64_after_hwframe+0x1/0x2
 ";
 
     #[test]
     fn equal_stacks_are_counted_without_what_only_sleeps() {
         let stacks = blocked(CONSOLE);
-        assert_eq!(stacks.len(), 2);
+        assert_eq!(stacks.len(), 3);
         assert_eq!((stacks[0].count, stacks[0].task.as_str()), (2, "stress-ng"));
         assert_eq!(stacks[0].frames, ["__synchronize_srcu", "shrinker_free"]);
         assert_eq!(stacks[1].frames, ["other"]);
+        assert_eq!((stacks[2].task.as_str(), &stacks[2].frames), ("init", &vec!["run".to_owned()]));
         assert!(blocked("nothing").is_empty());
     }
 }

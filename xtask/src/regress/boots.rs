@@ -6,8 +6,7 @@ use std::{ops::RangeInclusive, time::Instant};
 use anyhow::Result;
 
 use super::{
-    Blamed, Effort, Line, Measured,
-    blame::{self, Stack},
+    Blamed, Effort, Line, Measured, blame,
     measure::{self, How, Lab, Run},
     side::Side,
     verdict::{self, Verdict},
@@ -16,6 +15,8 @@ use crate::{exit::Bug, paths};
 
 /// Stacks shown of where the time went.
 const STACKS_MAX: usize = 3;
+/// Boots of each kernel in which blocked tasks are looked at: one may be unlike the others by luck.
+const BLAMED_BOOTS: u32 = 3;
 /// Failed measurements after which there is no point in going on with a kernel that gave no figures.
 const FAILURES_MAX: usize = 3;
 
@@ -201,13 +202,20 @@ impl Boots<'_> {
         lines
     }
 
-    /// Runs both kernels once more, looking at blocked tasks meanwhile.
+    /// Runs both kernels a few times more, looking at blocked tasks meanwhile.
     fn blame(&self) -> Result<Vec<Blamed>> {
-        let stacks = |side: usize| -> Result<Vec<Stack>> {
-            let run = self.lab.run(&self.sides[side], self.how, 1, true, 0)?;
-            Ok(run.map(|run| blame::blocked(&String::from_utf8_lossy(&run.console))).unwrap_or_default())
-        };
-        let (before, after) = (stacks(0)?, stacks(1)?);
+        let plan: Vec<(usize, u32)> = (1..=BLAMED_BOOTS).flat_map(|seed| [(0, seed), (1, seed)]).collect();
+        let runs = measure::side_by_side(self.effort.jobs, plan.len(), |nth, job| {
+            let (side, seed) = plan[nth];
+            self.lab.run(&self.sides[side], self.how, seed, true, job)
+        });
+        let mut consoles = [String::new(), String::new()];
+        for (run, (side, _)) in runs.into_iter().zip(&plan) {
+            if let Ok(run) = run? {
+                consoles[*side] += &String::from_utf8_lossy(&run.console);
+            }
+        }
+        let [before, after] = consoles.map(|console| blame::blocked(&console));
         let times = |frames: &[String]| {
             before.iter().find(|stack| stack.frames == frames).map_or(0, |stack| stack.count)
         };

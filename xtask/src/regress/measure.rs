@@ -45,7 +45,7 @@ const ENDED: &str = "regress: ended ";
 /// Blocked tasks are looked at so often while a command runs, ms of guest time.
 const SAMPLE_MS: u32 = 50;
 /// The same while programs run, which is not for long.
-const SAMPLE_PROGRAM_MS: u32 = 7;
+const SAMPLE_PROGRAM_MS: u32 = 3;
 /// Longest wall time of a measurement.
 const LIMIT: Duration = Duration::from_secs(900);
 
