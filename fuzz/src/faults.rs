@@ -23,7 +23,7 @@ use crate::{chooser::Choice, walk::is_worth};
 /// its own.
 const ALLOCATIONS_MAX: u32 = 200;
 /// Allocations failed in one program, of an op that fails with them.
-const GROUP: usize = 8;
+const GROUP: usize = 16;
 /// Variants whose answer is waited for; of older ones none came, because the kernel died.
 const UNDER_WAY_MAX: usize = 256;
 
@@ -273,7 +273,7 @@ mod tests {
             n_programs += 1;
             if n_programs == 2 {
                 let nths: Vec<u32> = faults(&choice.program).into_iter().map(|(.., nth)| nth).collect();
-                assert_eq!(nths, [2, 26, 51, 76, 101, 126, 151, 176]);
+                assert_eq!((nths.len(), &nths[..4]), (GROUP, &[2, 14, 26, 39][..]));
             }
         }
         assert_eq!(points, (1..=20).collect());
