@@ -22,7 +22,7 @@ use crate::{chooser::Choice, walk::is_worth};
 /// Allocations of one op that are failed: all that `fail_nth` can name. A group makes one for each of its files before any of
 /// its own.
 const ALLOCATIONS_MAX: u32 = 200;
-/// Allocations failed in one program, of an op that fails with them.
+/// Allocations failed in one program, of an op that fails with them or is taken back between them.
 const GROUP: usize = 16;
 /// Variants whose answer is waited for; of older ones none came, because the kernel died.
 const UNDER_WAY_MAX: usize = 256;

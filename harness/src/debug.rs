@@ -4,10 +4,11 @@
 use std::{path::Path, time::Duration};
 
 use crate::{
-    det::{self, Limits, STATE_FILE, Snapshot},
+    det::{self, Limits},
     epoch::{Epoch, EpochOutcome},
     guest::{Execution, GuestConfig, Memory, Plan, Start, Watch},
     machine::{Machine, MachineError},
+    snapshot::Snapshot,
 };
 use abi::shm::flag;
 
@@ -35,7 +36,7 @@ pub fn start(
     let mut machine = Machine::start(plan, run_dir, |shm| {
         shm.put_batch(epoch, 1, flag::EXIT_WHEN_DONE | epoch.flags(), limits.op_deadline)
     })?;
-    det::restore(&mut machine, &snapshot.dir.join(STATE_FILE))?;
+    det::restore(&mut machine, &snapshot.state())?;
     Ok(machine)
 }
 

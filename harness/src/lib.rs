@@ -4,7 +4,7 @@
 //! In data-flow order: a [`program`] is what runs; an [`epoch`] is a batch of programs and what became of it; a
 //! [`guest`] is what it runs on; [`machine`] is one QEMU process, talked to over [`qmp`] and [`shm`], with its
 //! [`console`] and, when deterministic, kept in [`lockstep`]; [`det`] and
-//! [`par`] are the two engines, [`pool`] runs several guests; the [`oracle`] reads the console, [`symbolize`] adds source
+//! [`par`] are the two engines, the first of which begins at a [`snapshot`], [`pool`] runs several guests; the [`oracle`] reads the console, [`symbolize`] adds source
 //! lines, [`coverage`] knows what could have been reached, [`exec_log`] what ran, [`debug`] has a debugger look, [`plain`]
 //! makes text of a guest safe to show.
 
@@ -25,4 +25,5 @@ pub mod program;
 pub mod qmp;
 pub mod run_dir;
 pub mod shm;
+pub mod snapshot;
 pub mod symbolize;

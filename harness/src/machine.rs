@@ -202,6 +202,15 @@ impl Drop for Machine {
     }
 }
 
+/// What its number means, where it is a signal; a hint, where it is mostly the host's.
+fn signal_words(number: i32) -> String {
+    match Signal::try_from(number) {
+        Ok(Signal::SIGBUS) => format!("{number} (SIGBUS: is the disk full that its memory is on?)"),
+        Ok(signal) => format!("{number} ({signal})"),
+        Err(_) => number.to_string(),
+    }
+}
+
 fn stderr_path(run_dir: &Path) -> PathBuf {
     run_dir.join("qemu.log")
 }
@@ -219,7 +228,9 @@ fn end_of(status: ExitStatus, run_dir: &Path) -> MachineEnd {
         // isa-debug-exit: value << 1 | 1.
         (Some(code), _) if code == i32::from(EXIT_DONE) << 1 | 1 => MachineEnd::Agent,
         (Some(code), _) => MachineEnd::Failed(format!("qemu exited {code}: {}", stderr_tail(run_dir))),
-        (None, signal) => MachineEnd::Failed(format!("qemu died of signal {}", signal.unwrap_or(0))),
+        (None, signal) => {
+            MachineEnd::Failed(format!("qemu died of signal {}", signal.map_or("?".to_owned(), signal_words)))
+        }
     }
 }
 

@@ -11,13 +11,14 @@ use std::{
 };
 
 use crate::{
-    det::{self, Limits, Snapshot},
+    det::{self, Limits},
     epoch::{Epoch, EpochEnd, EpochOutcome},
     guest::{Execution, GuestConfig, Leaks},
     machine::MachineError,
     par::Stream,
     program::Schedule,
     run_dir::RunDir,
+    snapshot::{self, Snapshot},
 };
 
 /// What every worker needs.
@@ -172,7 +173,7 @@ impl Shared {
             return Ok(snapshot.clone());
         }
         // Not under the lock: other workers go on while this one boots, and two that want the same one wait in there.
-        let snapshot = det::snapshot(&self.config.guest, schedule, leaks, &self.config.snapshots)?;
+        let snapshot = snapshot::open(&self.config.guest, schedule, leaks, &self.config.snapshots)?;
         lock(&self.snapshots).insert((schedule, leaks), snapshot.clone());
         Ok(snapshot)
     }

@@ -32,7 +32,10 @@ impl RunDir {
     }
 
     /// Makes one in a folder, after removing those whose owner is gone.
-    fn below(dir: &Path) -> io::Result<RunDir> {
+    ///
+    /// # Errors
+    /// When it cannot be made there.
+    pub fn below(dir: &Path) -> io::Result<RunDir> {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         sweep(dir);
         let n = COUNTER.fetch_add(1, Ordering::Relaxed);

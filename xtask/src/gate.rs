@@ -27,15 +27,20 @@ pub mod text;
 mod view;
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use ::fuzz::corpus;
+use ::fuzz::{corpus, findings};
 use anyhow::{Context, Result};
 use clap::Args;
-use harness::{machine::MachineError, plain};
-use tempfile::TempDir;
+use harness::{
+    machine::MachineError,
+    plain,
+    run_dir::RunDir,
+    snapshot::{self, SnapshotManifest},
+};
 
 use self::{
     focus::Focus,
@@ -136,7 +141,7 @@ pub fn run(args: &GateArgs) -> exit::Outcome {
     }
     let Inputs { linux, source, series, history } = inputs(args, &cache, &instance)?;
     // There are gigabytes of them, and of a series that is well nobody looks at them again.
-    let snapshots = tempfile::tempdir_in(cache.dir("gate")?).context("folder for snapshots")?;
+    let snapshots = RunDir::below(&cache.dir("gate")?).context("folder for snapshots")?;
     let dir = make_dir(args, &series)?;
     let (steps, began) = (Vec::new(), Instant::now());
     let mut gate = Gate {
@@ -218,7 +223,7 @@ struct Gate<'a> {
     history: Option<(History, String)>,
     trust: Trust,
     /// Of kernels with the series.
-    snapshots: TempDir,
+    snapshots: RunDir,
     /// Where findings are kept.
     dir: PathBuf,
     began: Instant,
@@ -371,12 +376,18 @@ impl Gate<'_> {
         Ok(())
     }
 
-    /// Findings begin with them.
+    /// Keeps those that findings begin at.
     fn keep_snapshots(&self) -> Result<()> {
+        let files = paths::files_below(&self.dir, |_| true)?;
+        let folders: BTreeSet<&Path> = files.iter().filter_map(|file| file.parent()).collect();
+        let findings = folders.into_iter().filter_map(|folder| findings::load(folder).ok());
+        let begun_at: BTreeSet<String> =
+            findings.filter_map(|stored| stored.record.provenance.snapshot).collect();
         let all = self.cache.dir("snapshots")?;
         for entry in std::fs::read_dir(self.snapshots.path())?.flatten() {
+            let is_wanted = |kept: SnapshotManifest| begun_at.contains(&kept.id);
             let place = all.join(entry.file_name());
-            if !place.exists() {
+            if snapshot::manifest(&entry.path()).is_some_and(is_wanted) && !place.exists() {
                 std::fs::rename(entry.path(), &place).with_context(|| place.display().to_string())?;
             }
         }

@@ -10,10 +10,11 @@ use std::{
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use harness::{
-    det::{self, Limits},
+    det::Limits,
     guest::{Execution, Leaks},
     pool::{Pool, PoolConfig},
     program::Schedule,
+    snapshot,
 };
 
 use crate::{
@@ -140,7 +141,7 @@ impl Prepared {
         let results: Vec<_> = std::thread::scope(|scope| {
             let boots: Vec<_> = schedules
                 .iter()
-                .map(|schedule| scope.spawn(|| det::snapshot(guest, *schedule, leaks, snapshots)))
+                .map(|schedule| scope.spawn(|| snapshot::open(guest, *schedule, leaks, snapshots)))
                 .collect();
             boots.into_iter().map(|boot| boot.join()).collect()
         });

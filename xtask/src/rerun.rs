@@ -15,7 +15,7 @@ use ::fuzz::findings::{self, Stored};
 use anyhow::{Context, Result};
 use clap::Args;
 use harness::{
-    det::{self, Limits, Snapshot},
+    det::{self, Limits},
     epoch::{Epoch, EpochEnd, EpochOutcome},
     guest::Execution,
     oracle::{self, Report},
@@ -23,6 +23,7 @@ use harness::{
     pool::Pool,
     program::{Program, Schedule},
     run_dir::RunDir,
+    snapshot::Snapshot,
 };
 
 use crate::{

@@ -26,7 +26,7 @@ use ::fuzz::{
 };
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use harness::oracle;
+use harness::{oracle, run_dir::RunDir};
 use serde::{Deserialize, Serialize};
 
 use self::{
@@ -265,7 +265,7 @@ impl Entry<'_> {
         let mut machine = MachineArgs { append: self.append(), jobs: Some(1), ..self.args.machine.clone() };
         machine.patch.extend(self.patch.map(Path::to_path_buf));
         let mut prepared = prepare::prepare(&machine)?;
-        let scratch = tempfile::tempdir_in(self.dir).context("folder for a campaign")?;
+        let scratch = RunDir::below(self.dir).context("folder for a campaign")?;
         // Nothing of a planted bug is looked at again from its snapshots, and there are gigabytes of them.
         prepared.snapshots = scratch.path().join("snapshots");
         let plan = Plan {

@@ -31,18 +31,21 @@ const INFRASTRUCTURE_LOGS_MAX: u64 = 16;
 #[derive(Clone, Debug, PartialEq)]
 enum Class {
     Fine,
-    Finding(Box<Report>),
+    /// What is to be looked at, one at least.
+    Finding(Vec<Report>),
     Infrastructure,
 }
 
-/// What the oracle says of the console decides; how the epoch ended matters when the oracle is silent.
+/// What the oracle says of the console decides; how the epoch ended matters when the oracle is silent. The first report is
+/// looked at, which others may follow from; but leaks say nothing of one another.
 fn classify(end: &EpochEnd, reports: Vec<Report>) -> Class {
-    if let Some(first) = reports.into_iter().next() {
-        return Class::Finding(Box::new(first));
+    if let Some(first) = reports.first() {
+        let further = reports.iter().skip(1).filter(|report| first.is_leak() && report.is_leak());
+        return Class::Finding(iter::once(first).chain(further).cloned().collect());
     }
     let silent = |title: &str| {
         let corrupted = Some("no report was recognised on the console".to_owned());
-        Class::Finding(Box::new(Report { title: title.into(), corrupted, ..Report::default() }))
+        Class::Finding(vec![Report { title: title.into(), corrupted, ..Report::default() }])
     };
     match end {
         EpochEnd::Done => Class::Fine,
@@ -78,24 +81,21 @@ impl Campaign<'_> {
             return self.digest_reduction(&job, round, outcome, reports, guests);
         }
         let reports = self.news_first(reports, &outcome.console);
-        let further: Vec<Report> =
-            reports.iter().skip(1).filter(|report| report.is_leak()).cloned().collect();
         let class = classify(&outcome.end, reports);
         self.in_guest += outcome.in_guest;
         self.infrastructure_in_a_row =
             if class == Class::Infrastructure { self.infrastructure_in_a_row + 1 } else { 0 };
-        let culprit = if let Class::Finding(report) = &class { culprit(outcome, report) } else { None };
+        let culprit = if let Class::Finding(reports) = &class { culprit(outcome, &reports[0]) } else { None };
         let learning = Instant::now();
         self.learn(&job, outcome, culprit)?;
         self.phase("learn", learning);
         match class {
             Class::Fine => {}
-            Class::Finding(report) => {
+            Class::Finding(reports) => {
                 if let Some(parent) = culprit.and_then(|idx| job.programs.get(idx)?.choice.parent) {
                     self.chooser.blame(parent);
                 }
-                let further = further.into_iter().filter(|_| report.is_leak());
-                for report in iter::once((*report).clone()).chain(further) {
+                for report in reports {
                     self.note_finding(&job, outcome, report, guests)?;
                 }
             }
@@ -258,7 +258,7 @@ impl Campaign<'_> {
         let Some(finding) = self.reducing.front().map(|reducing| reducing.finding) else { return Ok(()) };
         // A finding the oracle has no words for is known by its end alone.
         let reports = match classify(&outcome.end, reports.clone()) {
-            Class::Finding(report) if reports.is_empty() => vec![*report],
+            Class::Finding(silent) if reports.is_empty() => silent,
             _ => reports,
         };
         // Only the one to go by: the finding's title is what its console is triaged as.
@@ -321,13 +321,13 @@ mod tests {
     fn the_console_decides_and_only_a_silent_one_leaves_it_to_the_end() {
         let report = Report { title: "KASAN: bad".into(), ..Report::default() };
         let lost = classify(&EpochEnd::Lost("silent".into()), vec![report.clone()]);
-        assert_eq!(lost, Class::Finding(Box::new(report)));
+        assert_eq!(lost, Class::Finding(vec![report]));
         assert_eq!(classify(&EpochEnd::Done, Vec::new()), Class::Fine);
         assert_eq!(classify(&EpochEnd::Harness("no cgroup".into()), Vec::new()), Class::Infrastructure);
         assert_eq!(classify(&EpochEnd::Machine("gone".into()), Vec::new()), Class::Infrastructure);
-        let Class::Finding(report) = classify(&EpochEnd::Deadline, Vec::new()) else {
+        let Class::Finding(reports) = classify(&EpochEnd::Deadline, Vec::new()) else {
             panic!("a deadline is the kernel's")
         };
-        assert!(report.corrupted.is_some());
+        assert!(reports[0].corrupted.is_some());
     }
 }

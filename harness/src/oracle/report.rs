@@ -226,8 +226,8 @@ pub fn share_title<'a>(
 /// The one of a console's reports to go by: the first, which the others may follow from. Leaks say nothing of one another:
 /// of these it is the first that is `wanted`.
 pub fn telling(reports: &[Report], wanted: impl Fn(&Report) -> bool) -> Option<&Report> {
-    let leaks = reports.iter().take_while(|report| report.is_leak());
-    leaks.into_iter().find(|report| wanted(report)).or(reports.first())
+    let mut leaks = reports.iter().take_while(|report| report.is_leak());
+    leaks.find(|report| wanted(report)).or(reports.first())
 }
 
 /// A hash as 16 hexadecimal digits: JSON readers lose the low bits of large numbers.

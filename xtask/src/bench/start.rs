@@ -13,12 +13,13 @@ use abi::layout::canary;
 use anyhow::{Context, Result, bail};
 use harness::{
     console::console_path,
-    det::{self, BOOT_LIMIT, Limits, Snapshot},
+    det::{self, BOOT_LIMIT, Limits},
     epoch::{Epoch, EpochEnd, EpochOutcome},
     guest::{Execution, GuestConfig, Leaks, Memory, Plan, Start, Watch},
     machine::{Machine, MachineEnd},
     par::Stream,
     program::Program,
+    snapshot::{self, Snapshot},
 };
 
 use super::{
@@ -83,7 +84,7 @@ pub fn restore(bench: &Bench<'_>) -> Result<Figure> {
 
 fn snapshot(bench: &Bench<'_>) -> Result<Snapshot> {
     let cache = bench.prepared.cache.dir("snapshots")?;
-    det::snapshot(&bench.prepared.machine.config, bench.schedule, Leaks::Ignore, &cache).context("snapshot")
+    snapshot::open(&bench.prepared.machine.config, bench.schedule, Leaks::Ignore, &cache).context("snapshot")
 }
 
 fn restored(bench: &Bench<'_>, snapshot: &Snapshot, epoch: &Epoch) -> EpochOutcome {

@@ -15,11 +15,12 @@ use abi::shm::Header;
 use anyhow::{Context, Result, bail, ensure};
 use harness::{
     console::{CONSOLE_BYTES_MAX, console_path},
-    det::{self, Limits, Snapshot},
+    det::{self, Limits},
     epoch::{EpochEnd, EpochOutcome},
     guest::{GuestConfig, Leaks},
     machine::MachineError,
     program::Schedule,
+    snapshot::{self, Snapshot},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -88,7 +89,7 @@ fn killed_while_booting(guest: &GuestConfig) -> Result<()> {
     let qemu = dir.path().join("mortal-qemu");
     write_script(&qemu, &format!("(sleep 3; kill -KILL $$) &\nexec '{}' \"$@\"", guest.qemu.display()))?;
     let guest = GuestConfig { qemu, ..guest.clone() };
-    match det::snapshot(&guest, Schedule::default(), Leaks::Ignore, dir.path()) {
+    match snapshot::open(&guest, Schedule::default(), Leaks::Ignore, dir.path()) {
         Err(MachineError::NotRun { why, .. }) if why.contains("signal 9") => Ok(()),
         Err(error) => bail!("it is told as: {error:?}"),
         Ok(_) => bail!("it booted"),
@@ -146,7 +147,7 @@ fn disturbed(
 
 fn snapshot(prepared: &Prepared) -> Result<Snapshot> {
     let cache = prepared.cache.dir("snapshots")?;
-    Ok(det::snapshot(&prepared.machine.config, Schedule::default(), Leaks::Ignore, &cache)?)
+    Ok(snapshot::open(&prepared.machine.config, Schedule::default(), Leaks::Ignore, &cache)?)
 }
 
 /// Waits until the guest of a run folder has run a program; QEMU's process id.

@@ -11,7 +11,7 @@ use crate::paths;
 
 /// Longest source file without a reason in its head.
 const LINES_MAX: usize = 500;
-/// Folders at the top that are not ours to judge.
+/// What at the top is not ours to judge. `.git` of a work tree is a file.
 const SKIPPED: &[&str] = &["target", "campaign", "findings", "corpus", ".git"];
 
 /// A file of the project.
@@ -28,12 +28,12 @@ pub struct Source {
 /// # Errors
 /// When a folder cannot be read.
 pub fn sources(root: &Path) -> Result<Vec<Source>> {
-    let skipped = |dir: &Path| {
-        dir.parent() == Some(root)
-            && SKIPPED.iter().any(|name| dir.file_name().is_some_and(|have| have == *name))
+    let skipped = |path: &Path| {
+        path.parent() == Some(root)
+            && SKIPPED.iter().any(|name| path.file_name().is_some_and(|have| have == *name))
     };
     let mut found = Vec::new();
-    for path in paths::files_below(root, |dir| !skipped(dir))? {
+    for path in paths::files_below(root, |dir| !skipped(dir))?.into_iter().filter(|path| !skipped(path)) {
         if let Ok(text) = fs::read_to_string(&path) {
             let relative = path.strip_prefix(root)?.to_string_lossy().into_owned();
             found.push(Source { path: relative, text });
