@@ -42,6 +42,10 @@ const LEAK_SCAN: LeakScan = LeakScan::Corpus(128);
 const BASE_MAX: Duration = Duration::from_secs(3600);
 /// How often a campaign under way is told of.
 const TELL_EVERY: Duration = Duration::from_secs(15);
+/// Why a finding is only noted that came up beside one that is new.
+const BESIDE: &str = "beside what is new; not compared with the kernel without the series";
+/// Why one of the kernel without the series is only noted.
+const RARE: &str = "did not show with the series, and without it shows rarely";
 /// Longest that a finding is made small: the verdict stands by then.
 const REDUCE_MAX: Duration = Duration::from_secs(150);
 
@@ -113,11 +117,19 @@ pub fn checks(
     let explored = loop {
         let known: Vec<String> = judged.iter().map(|(found, _)| found.title.clone()).collect();
         let explored = explore(task, patched, dir, until, &known)?;
-        for found in &explored.found {
-            if !known.contains(&found.title) {
-                let is_old = has(&old, &found.title) || n_shows(base, found, 1)? > 0;
-                judged.push((found.clone(), if is_old { Status::Old } else { Status::Fail }));
-            }
+        for found in explored.found.iter().filter(|found| !known.contains(&found.title)) {
+            let is_decided = judged.iter().any(|(_, status)| *status == Status::Fail);
+            let status = if has(&old, &found.title) {
+                Status::Old
+            } else if is_decided {
+                // To compare a leak takes minutes, and the verdict stands.
+                Status::Note
+            } else if n_shows(base, found, 1)? > 0 {
+                Status::Old
+            } else {
+                Status::Fail
+            };
+            judged.push((found.clone(), status));
         }
         let is_over = explored.whole || Instant::now() >= until;
         // One that is new is enough for a verdict; the time is better spent on making it small, which was done.
@@ -127,7 +139,7 @@ pub fn checks(
         }
     };
     let mut checks: Vec<Check> =
-        judged.into_iter().map(|(found, status)| finding(task, found, status)).collect();
+        judged.into_iter().map(|(found, status)| told(task, found, status, BESIDE)).collect();
     for found in old.found.iter().filter(|found| !has(&explored, &found.title)) {
         let status = match n_shows(patched, found, 1)? {
             0 if n_shows(base, found, OFTEN)? >= OFTEN => Status::Fixed,
@@ -135,7 +147,7 @@ pub fn checks(
             0 => Status::Note,
             _ => Status::Old,
         };
-        checks.push(finding(task, found.clone(), status));
+        checks.push(told(task, found.clone(), status, RARE));
     }
     let is_decided = checks.iter().any(|check| check.status == Status::Fail);
     let text = format!("{} of {} programs", explored.execs.min(task.execs), task.execs);
@@ -155,16 +167,18 @@ pub fn checks(
 /// When a guest fails for a reason that is not the kernel's.
 pub fn same(task: &Task, base: &mut Prepared, why: same::Why) -> Result<Vec<Check>> {
     let old = of_base(task, base)?.found.into_iter();
-    Ok(old.map(|found| finding(task, found, Status::Old)).chain([same::check(&task.name, why)]).collect())
+    Ok(old.map(|found| told(task, found, Status::Old, "")).chain([same::check(&task.name, why)]).collect())
 }
 
-fn finding(task: &Task, found: Found, status: Status) -> Check {
-    let report = fs::read_to_string(found.dir.join("report.md")).unwrap_or_default();
-    Check {
-        detail: report,
-        folder: Some(found.dir),
-        ..Check::new(&format!("{} after {} programs", task.name, found.execs), status, &found.title)
-    }
+/// A finding, and why it is only noted, where it is.
+fn told(task: &Task, found: Found, status: Status, why_noted: &str) -> Check {
+    let name = format!("{} after {} programs", task.name, found.execs);
+    let text = match status {
+        Status::Note => format!("{}: {why_noted}", found.title),
+        _ => found.title,
+    };
+    let detail = fs::read_to_string(found.dir.join("report.md")).unwrap_or_default();
+    Check { detail, folder: Some(found.dir), ..Check::new(&name, status, &text) }
 }
 
 /// Finds out what the kernel without the series shows, if that is not known.
