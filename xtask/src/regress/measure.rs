@@ -42,9 +42,23 @@ const TOOLS: [&str; 16] = [
 ];
 /// How the command's end begins on the console; its exit code follows.
 const ENDED: &str = "regress: ended ";
-/// Blocked tasks are looked at so often while a command runs, ms of guest time.
-const SAMPLE_MS: u32 = 50;
-/// The same while programs run, which is not for long.
+/// Looks about every 50 ms at tasks that are blocked, and at those that wait for a CPU, which the kernel does not call blocked.
+/// At times that do not repeat: a deterministic machine would be looked at in the same place each time.
+const SAMPLER: &str = r#"( n=0
+read -r self _ < /proc/self/stat
+while n=$(( (n + 31) % 50 )); do
+  sleep 0.0$(( 25 + n ))
+  echo w > /proc/sysrq-trigger
+  for process in /proc/[0-9]*; do
+    [ $process != /proc/$self ] && read -r stat < $process/stat && case $stat in *') R '*)
+      name=${stat#*\(}
+      echo "task:${name%%)*} state:R"
+      while read -r _ frame; do echo " $frame"; done < $process/stack ;;
+    esac
+  done
+done ) 2> /dev/null &
+"#;
+/// How often the agent looks while programs run, which is not for long; ms of guest time.
 const SAMPLE_PROGRAM_MS: u32 = 3;
 /// Longest wall time of a measurement.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -157,9 +171,7 @@ impl<'a> Lab<'a> {
             How::Wall => self.workload.seconds.wall,
         };
         let command = self.command.as_deref().unwrap_or("true").replace("{seconds}", &seconds.to_string());
-        let sampler =
-            format!("( while :; do sleep 0.{SAMPLE_MS:03}; echo w > /proc/sysrq-trigger; done ) &\n");
-        let sampler = if samples { sampler.as_str() } else { "" };
+        let sampler = if samples { SAMPLER } else { "" };
         let script = format!(
             "mount -t tmpfs tmpfs /tmp\nmount -t debugfs debugfs /sys/kernel/debug 2> /dev/null\ncd /tmp\n\
              {sampler}for n in $(seq {seed}); do mkdir seed$n; date > seed$n/date; sleep 0.00$((n % 9 + 1)); done\n\
