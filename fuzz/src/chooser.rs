@@ -149,7 +149,7 @@ impl Chooser {
                 scheduler(&mut self.fuzzer).focus_on(id);
             }
             if is_news && (is_focus || self.focus.programs.is_empty()) {
-                self.walk.offer(id, program);
+                self.walk.offer(id, program, outcome);
                 self.faults.offer(id, program, outcome);
             }
         }

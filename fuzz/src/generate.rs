@@ -231,7 +231,8 @@ pub fn program(rand: &mut StdRand, schedules: &[Schedule]) -> Program {
     }
     if rand.coinflip(STREW_PROB) {
         for _ in 0..rand.between(1, STREWN_MAX) {
-            let preempt = swarm.op_of(rand, kind::PREEMPT);
+            let kind = kind::PREEMPTIONS[rand.below_or_zero(kind::PREEMPTIONS.len())];
+            let preempt = swarm.op_of(rand, kind);
             let n_threads = program.threads.len();
             let ops = &mut program.threads[rand.below_or_zero(n_threads)].ops;
             ops.insert(rand.below_or_zero(ops.len() + 1), preempt);

@@ -303,14 +303,19 @@ fn repin(ctx: &mut Ctx<'_>, program: &mut Program) -> bool {
 
 fn add_preempt(ctx: &mut Ctx<'_>, program: &mut Program) -> bool {
     let Some((thread, at)) = any_op(ctx.rand, program, |_| true) else { return false };
-    let preempt = Swarm::draw_for(ctx.rand, program).op_of(ctx.rand, kind::PREEMPT);
+    let kind = pick(ctx.rand, &kind::PREEMPTIONS);
+    let preempt = Swarm::draw_for(ctx.rand, program).op_of(ctx.rand, kind);
     program.threads[thread].ops.insert(at, preempt);
     true
 }
 
+fn is_preemption(op: &Op) -> bool {
+    kind::PREEMPTIONS.contains(&op.kind)
+}
+
 /// A preemption point moves in time: by a little, so that it walks over the instructions near by, or far.
 fn shift_preempt(ctx: &mut Ctx<'_>, program: &mut Program) -> bool {
-    let Some((thread, op)) = any_op(ctx.rand, program, |op| op.kind == kind::PREEMPT) else { return false };
+    let Some((thread, op)) = any_op(ctx.rand, program, is_preemption) else { return false };
     let op = &mut program.threads[thread].ops[op];
     let reach = if ctx.rand.coinflip(0.7) { (op.a / 8).max(64) } else { op.a.max(64) };
     let by = ctx.rand.between(1, reach as usize) as u32;
@@ -319,7 +324,7 @@ fn shift_preempt(ctx: &mut Ctx<'_>, program: &mut Program) -> bool {
 }
 
 fn remove_preempt(ctx: &mut Ctx<'_>, program: &mut Program) -> bool {
-    let Some((thread, op)) = any_op(ctx.rand, program, |op| op.kind == kind::PREEMPT) else { return false };
+    let Some((thread, op)) = any_op(ctx.rand, program, is_preemption) else { return false };
     program.threads[thread].ops.remove(op);
     true
 }

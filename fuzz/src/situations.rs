@@ -24,8 +24,16 @@ const OPS_MAX: usize = 96;
 /// Entries for pairs of ops of two threads that were under way at the same time, by whether on the same slot.
 const OVERLAP_ENTRIES: usize = OPS_MAX * OPS_MAX * 2;
 /// Ops whose company says nothing.
-const IDLE: [u8; 7] =
-    [kind::PREEMPT, kind::FAIL_NTH, kind::BARRIER, kind::SLEEP, kind::SPIN, kind::YIELD, kind::MOVE];
+const IDLE: [u8; 8] = [
+    kind::PREEMPT,
+    kind::PREEMPT_TASK,
+    kind::FAIL_NTH,
+    kind::BARRIER,
+    kind::SLEEP,
+    kind::SPIN,
+    kind::YIELD,
+    kind::MOVE,
+];
 
 /// The situations a program brought about, each once.
 pub fn situations(program: &Program, outcome: &ProgramOutcome) -> Vec<usize> {

@@ -3,9 +3,9 @@
 //!
 //! Most races need one or two preemptions in the right place (Musuvathi and Qadeer, "Iterative context bounding for
 //! systematic testing of multithreaded programs", PLDI 2007), and under the deterministic engine a timer armed for t ns is
-//! a preemption after an exact number of instructions. So the walk goes over pairs of an op and a time after its start,
-//! coarse times first. A variant that shows something new joins the corpus, is promising itself, and gets a second
-//! preemption point when its turn comes: few preemptions are tried before many.
+//! a preemption after an exact number of instructions. So the walk goes over pairs of an op and a share of the time that it
+//! took: first the middle of every op, then the quarters, and so on. A variant that shows something new joins the corpus,
+//! is promising itself, and gets a second preemption point when its turn comes: few preemptions are tried before many.
 //!
 //! No randomness: a program is always walked the same way.
 
@@ -15,7 +15,7 @@ use abi::{
     layout::{Op, kind},
     program::OPS_MAX,
 };
-use harness::program::Program;
+use harness::{epoch::ProgramOutcome, program::Program};
 use libafl::corpus::CorpusId;
 
 use crate::chooser::Choice;
@@ -23,17 +23,16 @@ use crate::chooser::Choice;
 /// Programs that wait to be walked; a newer one takes the place of the oldest.
 const PROGRAMS_MAX: usize = 64;
 /// Variants of one program.
-const VARIANTS_MAX: usize = 48;
-/// Times after the start of an op at which it is preempted, ns. Ops take from some microseconds to milliseconds of a
-/// debugging kernel's time.
-const TIMES_NS: [u32; 8] = [3_000, 30_000, 10_000, 100_000, 1_000, 60_000, 300_000, 20_000];
-/// How long the CPU is kept from its task, ns: others get as far as a slice of theirs takes them.
-const HOLDS_NS: [u32; 2] = [100_000, 20_000];
+const VARIANTS_MAX: usize = 96;
+/// Ways to take the CPU away at one place: long, by a task, so that others finish what they are at and grace periods pass;
+/// shortly, by an interrupt, which RCU waits for: others get as far as a slice of theirs takes them.
+const WAYS: [(u8, u32); 2] = [(kind::PREEMPT_TASK, 20_000), (kind::PREEMPT, 100_000)];
 /// Ops that wait or only set something up: nothing of the kernel's is interrupted in them.
 const DULL: &[u8] = &[
     kind::BARRIER,
     kind::FAIL_NTH,
     kind::PREEMPT,
+    kind::PREEMPT_TASK,
     kind::SET_BATCH,
     kind::SET_COUNT,
     kind::SET_SCAN,
@@ -53,26 +52,38 @@ pub struct Walk {
 struct Walked {
     id: CorpusId,
     program: Program,
+    places: Vec<Place>,
     n_done: usize,
 }
 
+/// An op that can be interrupted.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    thread: usize,
+    op: usize,
+    /// What passed between the end of the op before and its start, ns: a timer is armed by the op before.
+    lead_ns: u32,
+    /// How long it took.
+    ns: u32,
+}
+
 impl Walk {
-    /// Takes up a corpus program, if there is anything to walk: two threads that do something.
-    pub fn offer(&mut self, id: CorpusId, program: &Program) {
-        let n_busy = program.threads.iter().filter(|thread| thread.ops.iter().any(is_worth)).count();
-        if n_busy < 2 {
+    /// Takes up a corpus program that ran like this, if there is anything to walk: two threads that do something.
+    pub fn offer(&mut self, id: CorpusId, program: &Program, outcome: &ProgramOutcome) {
+        let places = places(program, outcome);
+        if places.iter().all(|place| place.thread == places[0].thread) {
             return;
         }
         if self.programs.len() == PROGRAMS_MAX {
             self.programs.pop_front();
         }
-        self.programs.push_back(Walked { id, program: program.clone(), n_done: 0 });
+        self.programs.push_back(Walked { id, program: program.clone(), places, n_done: 0 });
     }
 
     /// The next variant: one of each program in turn. None when every program was walked.
     pub fn next_variant(&mut self) -> Option<Choice> {
         while let Some(mut walked) = self.programs.pop_front() {
-            if let Some(program) = variant(&walked.program, walked.n_done) {
+            if let Some(program) = walked.variant() {
                 let parent = Some(walked.id);
                 walked.n_done += 1;
                 self.programs.push_back(walked);
@@ -88,32 +99,60 @@ pub(crate) fn is_worth(op: &Op) -> bool {
     !DULL.contains(&op.kind)
 }
 
-/// Variant number `nth` of a program; none when there are no more.
-fn variant(program: &Program, nth: usize) -> Option<Program> {
-    let threads = program.threads.iter().enumerate().filter(|(_, thread)| thread.ops.len() < OPS_MAX);
-    let places: Vec<(usize, usize)> = threads
-        .flat_map(|(t, thread)| {
-            let ops = thread.ops.iter().enumerate();
-            ops.filter(|(_, op)| is_worth(op)).map(move |(o, _)| (t, o))
-        })
-        .collect();
-    if places.is_empty() || nth >= VARIANTS_MAX.min(places.len() * TIMES_NS.len() * HOLDS_NS.len()) {
-        return None;
+/// Where a program can be interrupted.
+fn places(program: &Program, outcome: &ProgramOutcome) -> Vec<Place> {
+    let mut outcomes = outcome.ops.iter().copied();
+    let mut places = Vec::new();
+    for (thread, ops) in program.threads.iter().map(|thread| &thread.ops).enumerate() {
+        let mut before_ns = None;
+        for (op_idx, (op, ran)) in ops.iter().zip(outcomes.by_ref()).enumerate() {
+            let Some(ran) = ran else { continue };
+            let lead_ns = before_ns.map_or(0, |before| ran.start_ns.saturating_sub(before));
+            before_ns = Some(ran.end_ns);
+            if is_worth(op) && ops.len() < OPS_MAX {
+                let ns = ran.end_ns.saturating_sub(ran.start_ns);
+                places.push(Place { thread, op: op_idx, lead_ns, ns });
+            }
+        }
     }
-    // All places at one time before the next time, so that a walk cut short has been everywhere once.
-    let (thread, op) = places[nth % places.len()];
-    let round = nth / places.len();
-    let (time, hold) = (TIMES_NS[round % TIMES_NS.len()], HOLDS_NS[round / TIMES_NS.len()]);
-    let mut variant = program.clone();
-    let preempt = Op { kind: kind::PREEMPT, a: time, b: hold, ..Op::default() };
-    variant.threads[thread].ops.insert(op, preempt);
-    variant.fixup();
-    Some(variant)
+    places
+}
+
+impl Walked {
+    /// The variant whose turn it is; none when there are no more.
+    fn variant(&self) -> Option<Program> {
+        if self.n_done >= VARIANTS_MAX {
+            return None;
+        }
+        // All places at one share before the next, so that a walk cut short has been everywhere.
+        let place = self.places[self.n_done % self.places.len()];
+        let round = self.n_done / self.places.len();
+        let (kind, hold) = WAYS[round % WAYS.len()];
+        let within_ns = share_of(place.ns.min(kind::PREEMPT_NS_MAX), round / WAYS.len());
+        let preempt = Op {
+            kind,
+            a: place.lead_ns.saturating_add(within_ns).min(kind::PREEMPT_NS_MAX),
+            b: hold,
+            ..Op::default()
+        };
+        let mut variant = self.program.clone();
+        variant.threads[place.thread].ops.insert(place.op, preempt);
+        variant.fixup();
+        Some(variant)
+    }
+}
+
+/// The `nth` of the shares 1/2, 1/4, 3/4, 1/8, 5/8 … of `ns` (van der Corput's sequence).
+fn share_of(ns: u32, nth: usize) -> u32 {
+    let share = (nth as u32 + 1).reverse_bits();
+    ((u64::from(ns) * u64::from(share)) >> 32) as u32
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+
+    use harness::epoch::OpOutcome;
 
     use super::*;
 
@@ -123,30 +162,50 @@ mod tests {
             .unwrap()
     }
 
-    fn preempts(program: &Program) -> Vec<(usize, usize, u32, u32)> {
+    /// Every op took 8000 ns and began 500 after the end of the one before.
+    fn outcome(program: &Program) -> ProgramOutcome {
+        let ops = program.threads.iter().flat_map(|thread| 0..thread.ops.len() as u32);
+        let ops = ops.map(|n| Some(OpOutcome { result: 0, start_ns: n * 8500, end_ns: n * 8500 + 8000 }));
+        ProgramOutcome { ops: ops.collect(), ..ProgramOutcome::default() }
+    }
+
+    fn offer(walk: &mut Walk, id: usize, program: &Program) {
+        walk.offer(CorpusId(id), program, &outcome(program));
+    }
+
+    fn preempts(program: &Program) -> Vec<(usize, usize, u8, u32)> {
         let threads = program.threads.iter().enumerate();
         let all =
             threads.flat_map(|(t, thread)| thread.ops.iter().enumerate().map(move |(o, op)| (t, o, op)));
-        all.filter(|(_, _, op)| op.kind == kind::PREEMPT).map(|(t, o, op)| (t, o, op.a, op.b)).collect()
+        all.filter(|(_, _, op)| kind::PREEMPTIONS.contains(&op.kind))
+            .map(|(t, o, op)| (t, o, op.kind, op.a))
+            .collect()
     }
 
     fn plain(program: &Program) -> Program {
         let mut plain = program.clone();
-        plain.threads.iter_mut().for_each(|thread| thread.ops.retain(|op| op.kind != kind::PREEMPT));
+        let threads = plain.threads.iter_mut();
+        threads.for_each(|thread| thread.ops.retain(|op| !kind::PREEMPTIONS.contains(&op.kind)));
         plain
     }
 
     #[test]
-    fn a_walk_goes_everywhere_at_one_time_before_the_next_time_and_ends() {
+    fn a_walk_goes_everywhere_at_one_share_before_the_next_and_ends() {
         let mut walk = Walk::default();
-        walk.offer(CorpusId(3), &racy());
+        offer(&mut walk, 3, &racy());
         let variants: Vec<Choice> = std::iter::from_fn(|| walk.next_variant()).collect();
         assert_eq!(variants.len(), VARIANTS_MAX);
         let points: Vec<_> = variants.iter().flat_map(|variant| preempts(&variant.program)).collect();
         assert_eq!(points.len(), VARIANTS_MAX, "one preemption point in each");
         assert_eq!(points.iter().collect::<BTreeSet<_>>().len(), VARIANTS_MAX, "none twice");
-        let first: Vec<_> = points[..4].iter().map(|&(t, o, ns, _)| (t, o, ns)).collect();
-        assert_eq!(first, [(0, 0, 3_000), (0, 1, 3_000), (0, 2, 3_000), (1, 0, 3_000)]);
+        let (task, timer) = (kind::PREEMPT_TASK, kind::PREEMPT);
+        assert_eq!(
+            points[..4],
+            [(0, 0, task, 4000), (0, 1, task, 4500), (0, 2, task, 4500), (1, 0, task, 4000)]
+        );
+        assert_eq!(points[4..6], [(0, 0, timer, 4000), (0, 1, timer, 4500)]);
+        assert_eq!(points[8..10], [(0, 0, task, 2000), (0, 1, task, 2500)]);
+        assert_eq!(points[16], (0, 0, task, 6000));
         assert!(variants.iter().all(|variant| plain(&variant.program) == racy()));
         assert!(variants.iter().all(|variant| variant.parent == Some(CorpusId(3))));
     }
@@ -155,20 +214,32 @@ mod tests {
     fn programs_take_turns_and_those_without_a_race_are_not_walked() {
         let mut walk = Walk::default();
         let lone = "thread cpu=0\n drop_caches what=slab\nthread cpu=1\n sleep us=5\n".parse().unwrap();
-        walk.offer(CorpusId(0), &lone);
+        offer(&mut walk, 0, &lone);
         assert_eq!(walk.next_variant(), None);
         let other: Program = "thread cpu=0\n free slot=1\nthread cpu=0\n free slot=2\n".parse().unwrap();
-        walk.offer(CorpusId(1), &racy());
-        walk.offer(CorpusId(2), &other);
+        offer(&mut walk, 1, &racy());
+        offer(&mut walk, 2, &other);
         let turns: Vec<Program> = (0..4).map(|_| plain(&walk.next_variant().unwrap().program)).collect();
         assert_eq!(turns, [racy(), other.clone(), racy(), other]);
+    }
+
+    #[test]
+    fn what_did_not_run_is_not_walked() {
+        let mut walk = Walk::default();
+        let mut ran = outcome(&racy());
+        ran.ops[1] = None;
+        walk.offer(CorpusId(0), &racy(), &ran);
+        let points: Vec<_> = (0..3).flat_map(|_| preempts(&walk.next_variant().unwrap().program)).collect();
+        assert_eq!(points.iter().map(|&(t, o, ..)| (t, o)).collect::<Vec<_>>(), [(0, 0), (0, 2), (1, 0)]);
+        walk.offer(CorpusId(1), &racy(), &ProgramOutcome::default());
+        assert_eq!(walk.programs.len(), 1);
     }
 
     #[test]
     fn programs_that_come_too_fast_push_out_the_oldest() {
         let mut walk = Walk::default();
         for n in 0..PROGRAMS_MAX + 5 {
-            walk.offer(CorpusId(n), &racy());
+            offer(&mut walk, n, &racy());
         }
         assert_eq!(walk.next_variant().unwrap().parent, Some(CorpusId(5)));
     }

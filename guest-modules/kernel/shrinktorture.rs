@@ -15,7 +15,8 @@
 //! | `objects.rs` | objects with a shrinker of their own |
 //! | `slabs.rs` | slab caches |
 //! | `lock.rs` | a mutex that callbacks take |
-//! | `clock.rs` | delays and preemption timers |
+//! | `clock.rs` | time and delays |
+//! | `preempt.rs` | taking a CPU away at a chosen time |
 //! | `shrinker.rs` | safe abstraction over shrinkers |
 //! | `chrdev.rs` | safe abstraction over an ioctl-only device |
 //! | `compat.rs` | what differs between kernels |
@@ -43,6 +44,7 @@ mod model_rules;
 mod model_watch;
 mod objects;
 mod pads;
+mod preempt;
 mod shrinker;
 mod situations;
 mod slabs;
@@ -57,6 +59,7 @@ use layout::model::Audit;
 use layout::{ioc, kind, lru_mode, IoctlInfo, IoctlOp, Op};
 use lru::FileBy;
 use pads::Until;
+use preempt::By;
 
 declare_module! {
     type: ShrinktortureModule,
@@ -75,9 +78,12 @@ struct ShrinktortureModule {
 impl kernel::Module for ShrinktortureModule {
     fn init(module: &'static ThisModule) -> Result<Self> {
         item::create_cache()?;
-        clock::setup_timers();
         lock::setup();
-        let device = Chrdev::register(module).inspect_err(|_| item::destroy_cache())?;
+        preempt::setup().inspect_err(|_| item::destroy_cache())?;
+        let device = Chrdev::register(module).inspect_err(|_| {
+            preempt::teardown();
+            item::destroy_cache();
+        })?;
         Ok(Self { device: Some(device) })
     }
 }
@@ -86,7 +92,8 @@ impl Drop for ShrinktortureModule {
     fn drop(&mut self) {
         // No file is open, and from here on none will be.
         drop(self.device.take());
-        clock::cancel_timers();
+        preempt::cancel();
+        preempt::teardown();
         if reset().is_err() {
             pr_err!("HARNESSFAIL: a slot is in use although no file is open\n");
         }
@@ -113,7 +120,7 @@ impl Ioctl for Device {
                 unsafe { chrdev::write_user(arg, &info())? };
             }
             ioc::RESET => {
-                clock::cancel_timers();
+                preempt::cancel();
                 reset()?;
                 model::reset();
             }
@@ -166,7 +173,11 @@ fn info() -> IoctlInfo {
 fn execute(op: &Op) -> Result<i64> {
     let n = match op.kind {
         kind::PREEMPT => {
-            clock::arm_timer(op.a, op.b);
+            preempt::arm(op.a, op.b, By::Interrupt);
+            Ok(0)
+        },
+        kind::PREEMPT_TASK => {
+            preempt::arm(op.a, op.b.saturating_mul(1000), By::Task);
             Ok(0)
         },
         kind::HOLD_LOCK => {

@@ -220,8 +220,12 @@ impl<'a> Build<'a> {
                 parts.insert(wanted);
             }
         }
-        for (wanted, absent) in [("no_set_count", "set_count"), ("no_items", "items"), ("no_nest", "nest")] {
-            if !parts.contains(absent) {
+        for (wanted, absent) in [
+            ("no_set_count", &["set_count"][..]),
+            ("nothing_to_undo", &["items", "preempt_task"]),
+            ("no_nest", &["nest"]),
+        ] {
+            if !has(parts, absent) {
                 parts.insert(wanted);
             }
         }

@@ -9,7 +9,12 @@ use super::form::{Context, Form, Reason};
 pub(super) fn form(op: &Op, context: Context<'_>) -> Option<Result<Form, Reason>> {
     let n = op.a;
     Some(Ok(match op.kind {
-        kind::PREEMPT => Form::call(format!("do_preempt({n}, {});", op.b)).with(&["preempt"]),
+        kind::PREEMPT => {
+            Form::call(format!("do_preempt({n}, {});", op.b)).with(&["preempt", "preempt_timer"])
+        }
+        kind::PREEMPT_TASK => {
+            Form::call(format!("do_preempt_task({n}, {} * 1000);", op.b)).with(&["preempt", "preempt_task"])
+        }
         kind::FAIL_NTH => Form::call(format!("do_fail_nth({n});"))
             .with(&["fail_nth", "debugfs"])
             .needs(&["CONFIG_FAILSLAB", "CONFIG_FAULT_INJECTION_DEBUG_FS"]),

@@ -512,7 +512,7 @@ static void do_barrier(int nr)
 	wait_event_timeout(meeting, all_arrived(nr, ticket), HZ / 10);
 }
 
-/* --- timers that interrupt a CPU, and hold it --- */
+/* --- timers that take a CPU away from what runs there --- */
 
 struct preemption {
 	struct hrtimer timer;
@@ -523,11 +523,13 @@ static DEFINE_PER_CPU(struct preemption, preemption);
 
 static enum hrtimer_restart preemption_fires(struct hrtimer *timer)
 {
-	busy_ns(container_of(timer, struct preemption, timer)->hold_ns);
+	struct preemption *here = container_of(timer, struct preemption, timer);
+
+	busy_ns(here->hold_ns);
 	return HRTIMER_NORESTART;
 }
 
-static void do_preempt(u32 in_ns, u32 hold_ns)
+static void preempt_by(u32 in_ns, u32 hold_ns, bool by_task)
 {
 	struct preemption *here = get_cpu_ptr(&preemption);
 
@@ -535,6 +537,12 @@ static void do_preempt(u32 in_ns, u32 hold_ns)
 	hrtimer_start(&here->timer, ns_to_ktime(in_ns),
 		      HRTIMER_MODE_REL_PINNED_HARD);
 	put_cpu_ptr(&preemption);
+}
+
+/* In so many ns its interrupt holds this CPU. */
+static void do_preempt(u32 in_ns, u32 hold_ns)
+{
+	preempt_by(in_ns, hold_ns, false);
 }
 
 /* The n-th allocation of this task fails; 0: none. */
@@ -671,11 +679,13 @@ static int __init repro_init(void)
 			      HRTIMER_MODE_REL_PINNED_HARD);
 	item_cache = kmem_cache_create("shrinktorture_item", sizeof(struct item),
 				       8, SLAB_ACCOUNT, NULL);
-	if (!item_cache)
+	if (!item_cache) {
 		return -ENOMEM;
+	}
 	error = misc_register(&repro_device);
-	if (error)
+	if (error) {
 		kmem_cache_destroy(item_cache);
+	}
 	return error;
 }
 module_init(repro_init);

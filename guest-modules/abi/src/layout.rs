@@ -117,6 +117,12 @@ pub mod kind {
     pub const CACHE_DESTROY: u8 = 27;
     /// Allocates `a` shrinkers that have nothing to shrink, and registers them unless `b` = 0.
     pub const PAD: u8 = 28;
+    /// As [`PREEMPT`], but for `b` µs, by a task of high priority: RCU's grace periods go on meanwhile.
+    pub const PREEMPT_TASK: u8 = 29;
+    /// Longest time until [`PREEMPT`] and [`PREEMPT_TASK`] do something, ns.
+    pub const PREEMPT_NS_MAX: u32 = 10_000_000;
+    /// Ops that have a CPU taken away at a chosen time.
+    pub const PREEMPTIONS: [u8; 2] = [PREEMPT, PREEMPT_TASK];
 
     /// First kind that the agent executes.
     pub const USER_FIRST: u8 = 64;

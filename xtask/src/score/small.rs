@@ -89,7 +89,7 @@ pub fn keep(prepared: &Prepared, folder: &Path, kept: &Path, seconds: f64) -> Re
         programs: case.batch.len(),
         threads: case.batch.last().map_or(0, |program| program.threads.len()),
         ops: case.batch.last().map_or(0, Program::n_ops),
-        preemptions: ops().filter(|op| op.kind == kind::PREEMPT).count(),
+        preemptions: ops().filter(|op| kind::PREEMPTIONS.contains(&op.kind)).count(),
         runs: before.runs,
         seconds,
         again: AGAIN,

@@ -22,6 +22,9 @@
 //{ preempt
 #include <linux/hrtimer.h>
 //}
+//{ preempt_task
+#include <linux/kthread.h>
+//}
 //{ delay_spin delay_lock delay_trylock spin preempt hold_lock
 #include <linux/ktime.h>
 //}
@@ -46,7 +49,7 @@
 //{ slots caches
 #include <linux/rwsem.h>
 //}
-//{ delay_yield yield move
+//{ delay_yield yield move preempt_task
 #include <linux/sched.h>
 //}
 //{ slots objects pads

@@ -16,6 +16,11 @@ static void reset(void)
 	for_each_possible_cpu(cpu)
 		hrtimer_cancel(&per_cpu_ptr(&preemption, cpu)->timer);
 	//}
+	//{ preempt_task
+	for_each_possible_cpu(cpu)
+		while (READ_ONCE(per_cpu_ptr(&preemption, cpu)->task_ns))
+			schedule_timeout_uninterruptible(1);
+	//}
 	//{ objects
 	for (i = 0; i < ARRAY_SIZE(objects); i++)
 		free_object(xchg(&objects[i], NULL));
@@ -73,7 +78,7 @@ static int __init repro_init(void)
 	//{ slots caches preempt
 	int i;
 	//}
-	//{ items
+	//{ items preempt_task
 	int error;
 	//}
 
@@ -91,17 +96,34 @@ static int __init repro_init(void)
 			      preemption_fires, CLOCK_MONOTONIC,
 			      HRTIMER_MODE_REL_PINNED_HARD);
 	//}
+	//{ preempt_task
+	error = start_holders();
+	if (error)
+		return error;
+	//}
 	//{ items
 	item_cache = kmem_cache_create("shrinktorture_item", sizeof(struct item),
 				       8, SLAB_ACCOUNT, NULL);
-	if (!item_cache)
+	if (!item_cache) {
+		//{ preempt_task
+		stop_holders();
+		//}
 		return -ENOMEM;
+	}
+	//}
+	//{ items preempt_task
 	error = misc_register(&repro_device);
-	if (error)
+	if (error) {
+		//{ items
 		kmem_cache_destroy(item_cache);
+		//}
+		//{ preempt_task
+		stop_holders();
+		//}
+	}
 	return error;
 	//}
-	//{ no_items
+	//{ nothing_to_undo
 	return misc_register(&repro_device);
 	//}
 }
@@ -111,6 +133,9 @@ static void __exit repro_exit(void)
 {
 	misc_deregister(&repro_device);
 	reset();
+	//{ preempt_task
+	stop_holders();
+	//}
 	//{ items
 	kmem_cache_destroy(item_cache);
 	//}

@@ -44,29 +44,118 @@ static void do_barrier(int nr)
 //}
 //{ preempt
 
-/* --- timers that interrupt a CPU, and hold it --- */
+/* --- timers that take a CPU away from what runs there --- */
 
 struct preemption {
 	struct hrtimer timer;
 	u32 hold_ns;
+	//{ preempt_task
+	bool by_task;
+	struct task_struct *task;
+	u32 task_ns;
+	//}
 };
 
 static DEFINE_PER_CPU(struct preemption, preemption);
 
 static enum hrtimer_restart preemption_fires(struct hrtimer *timer)
 {
-	busy_ns(container_of(timer, struct preemption, timer)->hold_ns);
+	struct preemption *here = container_of(timer, struct preemption, timer);
+
+	//{ preempt_task
+	if (here->by_task) {
+		WRITE_ONCE(here->task_ns, here->hold_ns);
+		wake_up_process(here->task);
+		return HRTIMER_NORESTART;
+	}
+	//}
+	busy_ns(here->hold_ns);
 	return HRTIMER_NORESTART;
 }
 
-static void do_preempt(u32 in_ns, u32 hold_ns)
+static void preempt_by(u32 in_ns, u32 hold_ns, bool by_task)
 {
 	struct preemption *here = get_cpu_ptr(&preemption);
 
 	here->hold_ns = hold_ns;
+	//{ preempt_task
+	here->by_task = by_task && here->task;
+	//}
 	hrtimer_start(&here->timer, ns_to_ktime(in_ns),
 		      HRTIMER_MODE_REL_PINNED_HARD);
 	put_cpu_ptr(&preemption);
+}
+//}
+//{ preempt_timer
+
+/* In so many ns its interrupt holds this CPU. */
+static void do_preempt(u32 in_ns, u32 hold_ns)
+{
+	preempt_by(in_ns, hold_ns, false);
+}
+//}
+//{ preempt_task
+
+/* In so many ns a task of high priority holds this CPU; RCU goes on. */
+static void do_preempt_task(u32 in_ns, u32 hold_ns)
+{
+	preempt_by(in_ns, hold_ns, true);
+}
+
+static int hold_when_told(void *data)
+{
+	struct preemption *here = data;
+	u32 ns;
+
+	for (;;) {
+		set_current_state(TASK_IDLE);
+		if (kthread_should_stop())
+			break;
+		ns = READ_ONCE(here->task_ns);
+		if (!ns) {
+			schedule();
+			continue;
+		}
+		__set_current_state(TASK_RUNNING);
+		busy_ns(ns);
+		WRITE_ONCE(here->task_ns, 0);
+	}
+	__set_current_state(TASK_RUNNING);
+	return 0;
+}
+
+static void stop_holders(void)
+{
+	int cpu;
+
+	for_each_possible_cpu(cpu) {
+		struct preemption *there = per_cpu_ptr(&preemption, cpu);
+
+		if (there->task)
+			kthread_stop(there->task);
+		there->task = NULL;
+	}
+}
+
+static int start_holders(void)
+{
+	int cpu;
+
+	for_each_online_cpu(cpu) {
+		struct preemption *there = per_cpu_ptr(&preemption, cpu);
+		struct task_struct *task;
+
+		task = kthread_create_on_cpu(hold_when_told, there, cpu,
+					     "hold/%u");
+		if (IS_ERR(task)) {
+			stop_holders();
+			return PTR_ERR(task);
+		}
+		there->task = task;
+		sched_set_fifo(task);
+		wake_up_process(task);
+	}
+	return 0;
 }
 //}
 //{ hold_lock

@@ -12,8 +12,15 @@ pub(super) const OPS: &[OpSpec] = &[
         kind::PREEMPT,
         "preempt",
         4,
-        &[number("ns", Field::A, 100, 2_000_000), number("hold", Field::B, 0, 200_000)],
+        &[number("ns", Field::A, 100, kind::PREEMPT_NS_MAX), number("hold", Field::B, 0, 200_000)],
         "a timer interrupts this CPU in {ns} ns and holds it for {hold} ns",
+    ),
+    op(
+        kind::PREEMPT_TASK,
+        "preempt_task",
+        4,
+        &[number("ns", Field::A, 100, kind::PREEMPT_NS_MAX), number("us", Field::B, 0, 50_000)],
+        "a task of high priority takes this CPU in {ns} ns, for {us} us",
     ),
     op(
         kind::FAIL_NTH,
