@@ -24,6 +24,15 @@ pub(super) const RULES: &[Rule] = &[
         blame: Blame::None,
         ..RULE
     },
+    // The kernel's own words: a name ends in an id that no other shrinker has until the folder is gone (26e239b37ebd), unless
+    // it is too long for that.
+    Rule {
+        name: "model-debugfs",
+        head: r"^debugfs: (?:Directory '.*-\d+' with parent 'shrinker' already present|'.*-\d+' already exists in 'shrinker')",
+        title: "MODEL: the debugfs folder of a new shrinker is already present",
+        blame: Blame::None,
+        ..RULE
+    },
     // Sleeping where one must not.
     Rule {
         name: "atomic-schedule",

@@ -190,8 +190,23 @@ fn faults_of_every_architecture_have_the_titles_of_dashboards() {
 }
 
 #[test]
+fn a_shrinker_whose_debugfs_folder_is_there_already_breaks_the_model() {
+    for line in [
+        "debugfs: Directory 'st-pad-12' with parent 'shrinker' already present!",
+        "debugfs: 'st-pad-12' already exists in 'shrinker'",
+    ] {
+        let title = "MODEL: the debugfs folder of a new shrinker is already present";
+        assert_eq!(first(&format!("[   12.345678][  T101] {line}\n")).0, title, "{line}");
+    }
+}
+
+#[test]
 fn text_that_only_looks_like_a_report_is_none() {
     for line in [
+        // Two slab caches may have one name.
+        "debugfs: Directory 'st-cache' with parent 'slab' already present!",
+        "debugfs: 'st-cache' already exists in 'slab'",
+        "debugfs: 'sb-ext4:a-name-that-was-cut' already exists in 'shrinker'",
         "traps: worker[7] general protection fault ip:401000 sp:7ffc error:0 in worker[400000+1000]",
         "worker[7]: segfault at 8 ip 0000000000401000 sp 00007ffc error 4 in worker[400000+1000]",
         "worker[7] general protection fault ip:401000 sp:7ffc error:0 in worker[400000+1000]",
