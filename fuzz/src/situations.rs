@@ -24,9 +24,10 @@ const OPS_MAX: usize = 96;
 /// Entries for pairs of ops of two threads that were under way at the same time, by whether on the same slot.
 const OVERLAP_ENTRIES: usize = OPS_MAX * OPS_MAX * 2;
 /// Ops whose company says nothing.
-const IDLE: [u8; 8] = [
+const IDLE: [u8; 9] = [
     kind::PREEMPT,
     kind::PREEMPT_TASK,
+    kind::PREEMPT_EDGE,
     kind::FAIL_NTH,
     kind::BARRIER,
     kind::SLEEP,
@@ -147,7 +148,7 @@ mod tests {
         let text = "thread cpu=0\n alloc slot=1 flags=0 name=0\n register slot=1\n sleep us=9\n\
                     thread cpu=1\n drop_caches what=slab\n free slot=1\n";
         let program: Program = text.parse().unwrap();
-        let at = |start_ns, end_ns| Some(OpOutcome { result: 0, start_ns, end_ns });
+        let at = |start_ns, end_ns| Some(OpOutcome { result: 0, start_ns, end_ns, n_edges: 0 });
         let one = overlaps(&program, &[at(0, 10), at(10, 20), at(20, 90), at(10, 30), at(30, 40)]);
         assert_eq!(one, [pair(&program.threads[0].ops[1], &program.threads[1].ops[0]).unwrap()]);
         let two = overlaps(&program, &[at(0, 10), at(10, 20), at(20, 90), None, at(15, 40)]);
@@ -157,7 +158,7 @@ mod tests {
             !two[0].is_multiple_of(2) && one[0].is_multiple_of(2),
             "only register and free are on one slot"
         );
-        let failed = Some(OpOutcome { result: -11, start_ns: 0, end_ns: 99 });
+        let failed = Some(OpOutcome { result: -11, start_ns: 0, end_ns: 99, n_edges: 0 });
         assert_eq!(overlaps(&program, &[failed, failed, failed, at(10, 30), at(30, 40)]), [0; 0]);
     }
 }

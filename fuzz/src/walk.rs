@@ -2,10 +2,11 @@
 //! Walks the schedules of promising programs: the same ops, with one preemption point more, at one place after the other.
 //!
 //! Most races need one or two preemptions in the right place (Musuvathi and Qadeer, "Iterative context bounding for
-//! systematic testing of multithreaded programs", PLDI 2007), and under the deterministic engine a timer armed for t ns is
-//! a preemption after an exact number of instructions. So the walk goes over pairs of an op and a share of the time that it
-//! took: first the middle of every op, then the quarters, and so on. A variant that shows something new joins the corpus,
-//! is promising itself, and gets a second preemption point when its turn comes: few preemptions are tried before many.
+//! systematic testing of multithreaded programs", PLDI 2007). Under the deterministic engine a place is exact: a basic block
+//! of the code under test, or, for a timer armed for t ns, an instruction. So the walk goes over pairs of an op and a share of
+//! the blocks it entered, or of the time it took: first the middle of every op, then the quarters, and so on. A variant that
+//! shows something new joins the corpus, is promising itself, and gets a second preemption point when its turn comes: few
+//! preemptions are tried before many.
 //!
 //! No randomness: a program is always walked the same way.
 
@@ -24,14 +25,18 @@ use crate::chooser::Choice;
 const PROGRAMS_MAX: usize = 64;
 /// Variants of one program.
 const VARIANTS_MAX: usize = 96;
-/// Ways to take the CPU away at one place: long, by a task, so that others finish what they are at and grace periods pass;
-/// shortly, by an interrupt, which RCU waits for: others get as far as a slice of theirs takes them.
-const WAYS: [(u8, u32); 2] = [(kind::PREEMPT_TASK, 20_000), (kind::PREEMPT, 100_000)];
+/// Shares of an op that are tried at most.
+const ROUNDS_MAX: usize = 64;
+/// How long a task keeps the CPU, µs: others finish what they are at, and grace periods pass.
+const LONG_US: u32 = 40_000;
+/// How long an interrupt keeps it, ns; RCU waits for it. Others get as far as a slice of theirs takes them.
+const SHORT_NS: u32 = 100_000;
 /// Ops that wait or only set something up: nothing of the kernel's is interrupted in them.
 const DULL: &[u8] = &[
     kind::BARRIER,
     kind::FAIL_NTH,
     kind::PREEMPT,
+    kind::PREEMPT_EDGE,
     kind::PREEMPT_TASK,
     kind::SET_BATCH,
     kind::SET_COUNT,
@@ -52,8 +57,15 @@ pub struct Walk {
 struct Walked {
     id: CorpusId,
     program: Program,
-    places: Vec<Place>,
-    n_done: usize,
+    left: VecDeque<Point>,
+}
+
+/// A preemption point, and before which op it is put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Point {
+    thread: usize,
+    op: usize,
+    preempt: Op,
 }
 
 /// An op that can be interrupted.
@@ -65,6 +77,8 @@ struct Place {
     lead_ns: u32,
     /// How long it took.
     ns: u32,
+    /// Basic blocks that it entered.
+    n_edges: u32,
 }
 
 impl Walk {
@@ -77,15 +91,17 @@ impl Walk {
         if self.programs.len() == PROGRAMS_MAX {
             self.programs.pop_front();
         }
-        self.programs.push_back(Walked { id, program: program.clone(), places, n_done: 0 });
+        self.programs.push_back(Walked { id, program: program.clone(), left: points(&places) });
     }
 
     /// The next variant: one of each program in turn. None when every program was walked.
     pub fn next_variant(&mut self) -> Option<Choice> {
         while let Some(mut walked) = self.programs.pop_front() {
-            if let Some(program) = walked.variant() {
+            if let Some(point) = walked.left.pop_front() {
+                let mut program = walked.program.clone();
+                program.threads[point.thread].ops.insert(point.op, point.preempt);
+                program.fixup();
                 let parent = Some(walked.id);
-                walked.n_done += 1;
                 self.programs.push_back(walked);
                 return Some(Choice { program, parent });
             }
@@ -111,34 +127,43 @@ fn places(program: &Program, outcome: &ProgramOutcome) -> Vec<Place> {
             before_ns = Some(ran.end_ns);
             if is_worth(op) && ops.len() < OPS_MAX {
                 let ns = ran.end_ns.saturating_sub(ran.start_ns);
-                places.push(Place { thread, op: op_idx, lead_ns, ns });
+                places.push(Place { thread, op: op_idx, lead_ns, ns, n_edges: ran.n_edges });
             }
         }
     }
     places
 }
 
-impl Walked {
-    /// The variant whose turn it is; none when there are no more.
-    fn variant(&self) -> Option<Program> {
-        if self.n_done >= VARIANTS_MAX {
-            return None;
+/// What is tried, in order: all places at one share before the next, so that a walk cut short has been everywhere.
+fn points(places: &[Place]) -> VecDeque<Point> {
+    let mut points = VecDeque::new();
+    for (round, place) in (0..ROUNDS_MAX).flat_map(|round| places.iter().map(move |place| (round, place))) {
+        if points.len() == VARIANTS_MAX {
+            break;
         }
-        // All places at one share before the next, so that a walk cut short has been everywhere.
-        let place = self.places[self.n_done % self.places.len()];
-        let round = self.n_done / self.places.len();
-        let (kind, hold) = WAYS[round % WAYS.len()];
-        let within_ns = share_of(place.ns.min(kind::PREEMPT_NS_MAX), round / WAYS.len());
-        let preempt = Op {
-            kind,
-            a: place.lead_ns.saturating_add(within_ns).min(kind::PREEMPT_NS_MAX),
-            b: hold,
-            ..Op::default()
+        let point = Point { thread: place.thread, op: place.op, preempt: place.preempt(round) };
+        // A short op has few blocks.
+        if !points.contains(&point) {
+            points.push_back(point);
+        }
+    }
+    points
+}
+
+impl Place {
+    /// The preemption point of a round: two of three are long, at a basic block where there are any.
+    fn preempt(&self, round: usize) -> Op {
+        let at_ns = |nth| {
+            let within_ns = share_of(self.ns.min(kind::PREEMPT_NS_MAX), nth);
+            self.lead_ns.saturating_add(within_ns).min(kind::PREEMPT_NS_MAX)
         };
-        let mut variant = self.program.clone();
-        variant.threads[place.thread].ops.insert(place.op, preempt);
-        variant.fixup();
-        Some(variant)
+        let nth_long = round / 3 * 2 + round % 3;
+        let (kind, a, b) = match round % 3 {
+            2 => (kind::PREEMPT, at_ns(round / 3), SHORT_NS),
+            _ if self.n_edges > 0 => (kind::PREEMPT_EDGE, share_of(self.n_edges, nth_long) + 1, LONG_US),
+            _ => (kind::PREEMPT_TASK, at_ns(nth_long), LONG_US),
+        };
+        Op { kind, a, b, ..Op::default() }
     }
 }
 
@@ -162,11 +187,12 @@ mod tests {
             .unwrap()
     }
 
-    /// Every op took 8000 ns and began 500 after the end of the one before.
+    /// Every op took 8000 ns, began 500 after the end of the one before, and entered 16 blocks.
     fn outcome(program: &Program) -> ProgramOutcome {
         let ops = program.threads.iter().flat_map(|thread| 0..thread.ops.len() as u32);
-        let ops = ops.map(|n| Some(OpOutcome { result: 0, start_ns: n * 8500, end_ns: n * 8500 + 8000 }));
-        ProgramOutcome { ops: ops.collect(), ..ProgramOutcome::default() }
+        let ops =
+            ops.map(|n| OpOutcome { result: 0, start_ns: n * 8500, end_ns: n * 8500 + 8000, n_edges: 16 });
+        ProgramOutcome { ops: ops.map(Some).collect(), ..ProgramOutcome::default() }
     }
 
     fn offer(walk: &mut Walk, id: usize, program: &Program) {
@@ -198,14 +224,14 @@ mod tests {
         let points: Vec<_> = variants.iter().flat_map(|variant| preempts(&variant.program)).collect();
         assert_eq!(points.len(), VARIANTS_MAX, "one preemption point in each");
         assert_eq!(points.iter().collect::<BTreeSet<_>>().len(), VARIANTS_MAX, "none twice");
-        let (task, timer) = (kind::PREEMPT_TASK, kind::PREEMPT);
+        let (edge, timer) = (kind::PREEMPT_EDGE, kind::PREEMPT);
         assert_eq!(
-            points[..4],
-            [(0, 0, task, 4000), (0, 1, task, 4500), (0, 2, task, 4500), (1, 0, task, 4000)]
+            points[..5],
+            [(0, 0, edge, 9), (0, 1, edge, 9), (0, 2, edge, 9), (1, 0, edge, 9), (0, 0, edge, 5)]
         );
-        assert_eq!(points[4..6], [(0, 0, timer, 4000), (0, 1, timer, 4500)]);
-        assert_eq!(points[8..10], [(0, 0, task, 2000), (0, 1, task, 2500)]);
-        assert_eq!(points[16], (0, 0, task, 6000));
+        assert_eq!(points[8..10], [(0, 0, timer, 4000), (0, 1, timer, 4500)]);
+        assert_eq!(points[12..13], [(0, 0, edge, 13)]);
+        assert_eq!(points[20..22], [(0, 0, timer, 2000), (0, 1, timer, 2500)]);
         assert!(variants.iter().all(|variant| plain(&variant.program) == racy()));
         assert!(variants.iter().all(|variant| variant.parent == Some(CorpusId(3))));
     }
@@ -221,6 +247,16 @@ mod tests {
         offer(&mut walk, 2, &other);
         let turns: Vec<Program> = (0..4).map(|_| plain(&walk.next_variant().unwrap().program)).collect();
         assert_eq!(turns, [racy(), other.clone(), racy(), other]);
+    }
+
+    #[test]
+    fn every_block_of_a_short_op_is_tried_once_and_where_none_are_counted_time_is() {
+        let place = Place { thread: 0, op: 0, lead_ns: 10, ns: 800, n_edges: 3 };
+        let points = points(&[place]);
+        let edges = points.iter().filter(|point| point.preempt.kind == kind::PREEMPT_EDGE);
+        assert_eq!(edges.map(|point| point.preempt.a).collect::<Vec<_>>(), [2, 1, 3]);
+        let preempt = Place { n_edges: 0, ..place }.preempt(0);
+        assert_eq!((preempt.kind, preempt.a, preempt.b), (kind::PREEMPT_TASK, 410, LONG_US));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use core::ptr;
 use kernel::bindings;
 use kernel::ffi::{c_int, c_void};
+use kernel::prelude::*;
 
 /// `SHRINKER_NUMA_AWARE` (include/linux/shrinker.h; bindgen does not evaluate `BIT()`).
 pub(crate) const SHRINKER_NUMA_AWARE: u32 = 1 << 2;
@@ -378,6 +379,117 @@ pub(crate) unsafe fn nr_deferred(
         let unit = *(&raw const (*info).unit).cast::<*const bindings::shrinker_info_unit>().add(idx);
         Some(ptr::read_volatile(&raw const (*unit).nr_deferred[bit].counter))
     }
+}
+
+/// KCOV's buffer of the calling task, and how many words it has; the first counts the others. `None` where it is not traced.
+pub(crate) fn kcov_area() -> Option<(*mut u64, usize)> {
+    #[cfg(CONFIG_KCOV)]
+    // SAFETY: the current task lives while it runs, and only it turns its KCOV on and off.
+    unsafe {
+        let task = bindings::get_current();
+        let area = (*task).kcov_area.cast::<u64>();
+        (!area.is_null()).then_some((area, (*task).kcov_size as usize))
+    }
+    #[cfg(not(CONFIG_KCOV))]
+    None
+}
+
+/// `struct perf_event_attr` (include/uapi/linux/perf_event.h) as far as breakpoints need it; the bindings lack it. Longer
+/// than the kernel's, which is copied whole.
+#[repr(C)]
+struct PerfEventAttr {
+    kind: u32,
+    size: u32,
+    config: u64,
+    sample_period: u64,
+    sample_type: u64,
+    read_format: u64,
+    flags: u64,
+    wakeup_events: u32,
+    bp_type: u32,
+    bp_addr: u64,
+    bp_len: u64,
+    rest: [u64; 24],
+}
+
+/// `struct irq_work` (include/linux/irq_work_types.h); the bindings of 6.12 lack it.
+#[repr(C)]
+pub(crate) struct IrqWork {
+    next: *mut c_void,
+    flags: u32,
+    cpus: [u16; 2],
+    function: unsafe extern "C" fn(*mut IrqWork),
+    waiter: *mut c_void,
+}
+
+impl IrqWork {
+    /// `IRQ_WORK_INIT_HARD()`: `function` runs in hard interrupt context.
+    pub(crate) const fn new(function: unsafe extern "C" fn(*mut IrqWork)) -> IrqWork {
+        const IRQ_WORK_HARD_IRQ: u32 = 0x20;
+        IrqWork { next: ptr::null_mut(), flags: IRQ_WORK_HARD_IRQ, cpus: [0; 2], function, waiter: ptr::null_mut() }
+    }
+}
+
+/// Handler of a breakpoint: event, sample, registers.
+pub(crate) type WatchFn = unsafe extern "C" fn(*mut c_void, *mut c_void, *mut c_void);
+
+extern "C" {
+    fn register_user_hw_breakpoint(
+        attr: *mut PerfEventAttr,
+        triggered: WatchFn,
+        context: *mut c_void,
+        task: *mut c_void,
+    ) -> *mut c_void;
+    fn unregister_hw_breakpoint(event: *mut c_void);
+    /// Safe in any context. The work is its own until it has run.
+    pub(crate) fn irq_work_queue(work: *mut IrqWork) -> bool;
+}
+
+/// Whether a pointer is one of the kernel's errors: the last page of addresses.
+pub(crate) fn is_err<T>(pointer: *const T) -> bool {
+    pointer as usize > usize::MAX - 4096
+}
+
+/// Has `function` called whenever the calling task writes the eight bytes at `address`, by a breakpoint of the CPU.
+///
+/// # Safety
+///
+/// To be released by [`unwatch`]. `function` does what an NMI's handler may.
+pub(crate) unsafe fn watch_writes(address: usize, function: WatchFn) -> Result<*mut c_void> {
+    const PERF_TYPE_BREAKPOINT: u32 = 5;
+    const PINNED: u64 = 1 << 2;
+    const HW_BREAKPOINT_W: u32 = 2;
+    let mut attr = PerfEventAttr {
+        kind: PERF_TYPE_BREAKPOINT,
+        // What every kernel knows (PERF_ATTR_SIZE_VER1).
+        size: 72,
+        config: 0,
+        sample_period: 1,
+        sample_type: 0,
+        read_format: 0,
+        flags: PINNED,
+        wakeup_events: 0,
+        bp_type: HW_BREAKPOINT_W,
+        bp_addr: address as u64,
+        bp_len: 8,
+        rest: [0; 24],
+    };
+    // SAFETY: in process context; the current task lives while it runs, the rest is the caller's promise.
+    let event = unsafe {
+        let task = bindings::get_current().cast();
+        register_user_hw_breakpoint(&raw mut attr, function, ptr::null_mut(), task)
+    };
+    if is_err(event) || event.is_null() { Err(EBUSY) } else { Ok(event) }
+}
+
+/// Ends a watch.
+///
+/// # Safety
+///
+/// `event` comes from [`watch_writes`], and this is the only call with it.
+pub(crate) unsafe fn unwatch(event: *mut c_void) {
+    // SAFETY: the caller's promise; in process context.
+    unsafe { unregister_hw_breakpoint(event) };
 }
 
 /// A jiffy, ns.

@@ -10,6 +10,7 @@
 //! task preempts is passed by RCU's grace periods unless it reads; and it is not interrupted where it must not be
 //! preempted, but right after.
 
+use crate::compat::IrqWork;
 use crate::{clock, compat, layout::kind};
 use core::cell::UnsafeCell;
 use core::ptr;
@@ -50,9 +51,11 @@ struct Cpu {
     hold_ns: AtomicU32,
     /// For how long the task is to hold the CPU; 0 once it did.
     task_ns: AtomicU32,
+    /// Wakes the task, from where that cannot be done.
+    wakes: UnsafeCell<IrqWork>,
 }
 
-// SAFETY: hrtimers are locked by the kernel, the rest is atomic.
+// SAFETY: hrtimers and works are locked by the kernel, the rest is atomic.
 unsafe impl Sync for Cpu {}
 
 static CPUS: [Cpu; N_TIMERS] = [const {
@@ -65,6 +68,7 @@ static CPUS: [Cpu; N_TIMERS] = [const {
         by_task: AtomicU32::new(0),
         hold_ns: AtomicU32::new(0),
         task_ns: AtomicU32::new(0),
+        wakes: UnsafeCell::new(IrqWork::new(wake)),
     }
 }; N_TIMERS];
 
@@ -91,8 +95,7 @@ fn start(idx: usize, cpu: &'static Cpu) -> Result<*mut bindings::task_struct> {
     let name = c"st_hold/%u".as_ptr().cast();
     // SAFETY: `hold_when_told` takes a `Cpu`, which is static; the format takes one number.
     let task = unsafe { bindings::kthread_create_on_node(Some(hold_when_told), data, -1, name, idx as u32) };
-    // The kernel's error pointers are the last page of addresses.
-    if task.is_null() || task as usize > usize::MAX - 4096 {
+    if task.is_null() || compat::is_err(task) {
         return Err(ENOMEM);
     }
     // SAFETY: a new task that did not run yet, and that only `teardown` ends.
@@ -141,15 +144,36 @@ unsafe extern "C" fn fire(timer: *mut bindings::hrtimer) -> bindings::hrtimer_re
     // SAFETY: `timer` is the `fires` field of a `Cpu` in `CPUS`: `fire` is set for no other.
     let cpu = unsafe { &*kernel::container_of!(timer.cast::<UnsafeCell<bindings::hrtimer>>(), Cpu, fires) };
     let hold_ns = cpu.hold_ns.load(Relaxed);
-    let task = cpu.task.load(Acquire);
     if cpu.by_task.load(Relaxed) == 0 {
         clock::spin_ns(hold_ns.min(INTERRUPT_NS_MAX).into());
-    } else if !task.is_null() {
+    } else {
         cpu.task_ns.store(hold_ns.min(TASK_NS_MAX), Release);
-        // SAFETY: it lives while timers may fire.
-        unsafe { bindings::wake_up_process(task) };
+        wake_task(cpu);
     }
     bindings::hrtimer_restart_HRTIMER_NORESTART
+}
+
+fn wake_task(cpu: &Cpu) {
+    let task = cpu.task.load(Acquire);
+    if task.is_null() {
+        cpu.task_ns.store(0, Release);
+    } else {
+        // SAFETY: it lives while timers may fire and works may run.
+        unsafe { bindings::wake_up_process(task) };
+    }
+}
+
+/// Has the calling CPU taken away by its task, for `hold_ns`, as soon as what runs may be preempted. In any context.
+pub(crate) fn now(hold_ns: u32) {
+    let cpu = &CPUS[compat::raw_smp_processor_id() % N_TIMERS];
+    cpu.task_ns.store(hold_ns.min(TASK_NS_MAX), Release);
+    // SAFETY: a static.
+    unsafe { compat::irq_work_queue(cpu.wakes.get()) };
+}
+
+unsafe extern "C" fn wake(work: *mut IrqWork) {
+    // SAFETY: `work` is the `wakes` field of a `Cpu` in `CPUS`: `wake` is set for no other.
+    wake_task(unsafe { &*kernel::container_of!(work.cast::<UnsafeCell<IrqWork>>(), Cpu, wakes) });
 }
 
 unsafe extern "C" fn end(_timer: *mut bindings::hrtimer) -> bindings::hrtimer_restart {

@@ -136,4 +136,6 @@ pub struct OpOutcome {
     pub start_ns: u32,
     /// When it ended, likewise.
     pub end_ns: u32,
+    /// Instrumented basic blocks that it entered.
+    pub n_edges: u32,
 }

@@ -54,7 +54,7 @@ impl Boot<'_> {
 }
 
 /// What the script itself calls, beside its shell.
-const OWN: [&str; 4] = ["sh", "mount", "printf", "dd"];
+const OWN: [&str; 5] = ["sh", "mount", "printf", "stty", "dd"];
 
 /// Adds programs of this machine, each with the libraries that the loader would take for it.
 ///
@@ -81,9 +81,11 @@ pub fn add_programs(files: &mut BTreeMap<String, Entry>, names: &[&str]) -> Resu
 /// When a program that takes is not on this machine.
 pub fn archive(mut files: BTreeMap<String, Entry>, script: &str) -> Result<Vec<u8>> {
     add_programs(&mut files, &OWN)?;
+    // The machine is gone with the last instruction: stty changes nothing before what was printed is out.
     let init = format!(
         "#!/bin/sh\nexport PATH=/bin\nmount -t proc proc /proc\nmount -t sysfs sysfs /sys\n\
          mount -t devtmpfs devtmpfs /dev 2> /dev/null\n{script}\
+         stty -echo < /dev/console 2> /dev/null\n\
          printf '\\{EXIT_DONE:03o}' | dd of=/dev/port bs=1 seek={PORT_EXIT} conv=notrunc 2> /dev/null\n"
     );
     files.insert("init".to_owned(), Entry::File(init.into_bytes(), true));

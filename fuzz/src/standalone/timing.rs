@@ -15,6 +15,9 @@ pub(super) fn form(op: &Op, context: Context<'_>) -> Option<Result<Form, Reason>
         kind::PREEMPT_TASK => {
             Form::call(format!("do_preempt_task({n}, {} * 1000);", op.b)).with(&["preempt", "preempt_task"])
         }
+        kind::PREEMPT_EDGE => {
+            return Some(Err("a preemption at a basic block needs KCOV and this tool's guest"));
+        }
         kind::FAIL_NTH => Form::call(format!("do_fail_nth({n});"))
             .with(&["fail_nth", "debugfs"])
             .needs(&["CONFIG_FAILSLAB", "CONFIG_FAULT_INJECTION_DEBUG_FS"]),

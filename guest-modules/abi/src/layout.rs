@@ -13,7 +13,7 @@ pub mod situation;
 /// First word of every structure that crosses the guest boundary ("SHRT").
 pub const ABI_MAGIC: u32 = 0x5348_5254;
 /// Raised whenever a layout or the meaning of an op changes.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Shrinkers a program can hold at once.
 pub const N_SLOTS: usize = 16;
@@ -119,10 +119,12 @@ pub mod kind {
     pub const PAD: u8 = 28;
     /// As [`PREEMPT`], but for `b` µs, by a task of high priority: RCU's grace periods go on meanwhile.
     pub const PREEMPT_TASK: u8 = 29;
+    /// As [`PREEMPT_TASK`], but as soon as one of the thread's next ops has entered `a` instrumented basic blocks.
+    pub const PREEMPT_EDGE: u8 = 30;
     /// Longest time until [`PREEMPT`] and [`PREEMPT_TASK`] do something, ns.
     pub const PREEMPT_NS_MAX: u32 = 10_000_000;
-    /// Ops that have a CPU taken away at a chosen time.
-    pub const PREEMPTIONS: [u8; 2] = [PREEMPT, PREEMPT_TASK];
+    /// Ops that have a CPU taken away later on.
+    pub const PREEMPTIONS: [u8; 3] = [PREEMPT, PREEMPT_TASK, PREEMPT_EDGE];
 
     /// First kind that the agent executes.
     pub const USER_FIRST: u8 = 64;

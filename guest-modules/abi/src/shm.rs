@@ -145,6 +145,8 @@ pub struct OpRecord {
     pub start_ns: u32,
     /// When it ended, likewise.
     pub end_ns: u32,
+    /// Instrumented basic blocks that it entered.
+    pub n_edges: u32,
 }
 
 impl OpRecord {

@@ -130,10 +130,14 @@ impl Kcov {
         self.area.write::<u64>(0, 0);
     }
 
-    /// The program counters since the last [`Kcov::clear`].
+    /// How many program counters were recorded since the last [`Kcov::clear`].
+    pub fn n_pcs(&self) -> usize {
+        (self.area.read::<u64>(0) as usize).min(Self::ENTRIES - 1)
+    }
+
+    /// The program counters.
     pub fn pcs(&self) -> impl Iterator<Item = u64> + '_ {
-        let n = (self.area.read::<u64>(0) as usize).min(Self::ENTRIES - 1);
-        (1..=n).map(|i| self.area.read(i * 8))
+        (1..=self.n_pcs()).map(|i| self.area.read(i * 8))
     }
 }
 

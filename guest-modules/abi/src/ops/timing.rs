@@ -11,16 +11,23 @@ pub(super) const OPS: &[OpSpec] = &[
     op(
         kind::PREEMPT,
         "preempt",
-        4,
+        2,
         &[number("ns", Field::A, 100, kind::PREEMPT_NS_MAX), number("hold", Field::B, 0, 200_000)],
         "a timer interrupts this CPU in {ns} ns and holds it for {hold} ns",
     ),
     op(
         kind::PREEMPT_TASK,
         "preempt_task",
-        4,
+        2,
         &[number("ns", Field::A, 100, kind::PREEMPT_NS_MAX), number("us", Field::B, 0, 50_000)],
         "a task of high priority takes this CPU in {ns} ns, for {us} us",
+    ),
+    op(
+        kind::PREEMPT_EDGE,
+        "preempt_edge",
+        4,
+        &[number("n", Field::A, 1, 100_000), number("us", Field::B, 0, 50_000)],
+        "when this thread's next op has entered {n} basic blocks, a task of high priority takes its CPU for {us} us",
     ),
     op(
         kind::FAIL_NTH,
