@@ -251,7 +251,7 @@ fn build_modules(
     let (text, status) = proc::both(build.make()?.arg(format!("M={}", folder.display())).arg("modules"))?;
     if !status.success() {
         let lines: Vec<&str> = text.lines().collect();
-        let what = format!("the guest modules do not build: {}", proc::tail(&text));
+        let what = format!("the guest modules do not build: {}", make::excerpt(&text));
         return Err(make::failure(what, make::is_own_end(status), &lines));
     }
     MODULES

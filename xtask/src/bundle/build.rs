@@ -6,7 +6,11 @@ use std::fs;
 use ::fuzz::standalone::{MODULE, Reproducer};
 use anyhow::{Context, Result, bail};
 
-use crate::{kernel::Kernel, paths::Cache, proc, tools};
+use crate::{
+    kernel::{Kernel, make},
+    paths::Cache,
+    proc, tools,
+};
 
 /// The module, without debugging information.
 ///
@@ -21,7 +25,7 @@ pub fn build(cache: &Cache, kernel: &Kernel, reproducer: &Reproducer) -> Result<
     }
     let (text, status) = proc::both(&mut build.plain_make(&folder)?)?;
     if !status.success() || text.contains("warning:") {
-        bail!("the stand-alone reproducer does not build: {}", proc::tail(&text));
+        bail!("the stand-alone reproducer does not build: {}", make::excerpt(&text));
     }
     let stripped = tempfile::NamedTempFile::new()?.into_temp_path();
     let (strip, module) = (format!("llvm-strip-{}", tools::LLVM), folder.join(format!("{MODULE}.ko")));

@@ -16,8 +16,7 @@ use super::{
 };
 use crate::{
     exit::{self, Exit, Unfit},
-    kernel::{Begin, Workbench},
-    proc,
+    kernel::{Begin, Workbench, make},
 };
 
 /// Share of the time by which patches of a series are built one by one.
@@ -73,7 +72,7 @@ impl Gate<'_> {
                 let is_error = |line: &&str| line.contains("error:") || line.contains("undefined");
                 let first = text.lines().find(is_error).unwrap_or_default();
                 let first = format!("does not build by itself: {}", plain::line(first.trim(), 300));
-                let detail = plain::block(&proc::tail(&text));
+                let detail = plain::block(&make::excerpt(&text));
                 Check { detail, ..Check::new("patch", Status::Fail, &first) }
             }
         };

@@ -12,7 +12,10 @@ use super::{
     outcome::{Check, Status},
     series::{self, Piece, Series},
 };
-use crate::{kernel::Workbench, paths, proc};
+use crate::{
+    kernel::{Workbench, make},
+    paths,
+};
 
 /// Objects compiled of those that include a header that a patch touches.
 const INCLUDERS_MAX: usize = 6;
@@ -181,7 +184,7 @@ fn compile(bench: &Workbench<'_>, objects: &[String]) -> Result<Compiled> {
     make.arg(if objects.iter().any(is_rust) { "CLIPPY=1" } else { "CONFIG_RUST=" });
     let (text, ok) = bench.output(make.args(objects))?;
     let said = messages(&text, &bench.seen_src());
-    Ok(Compiled { said, failed: (!ok).then(|| plain::block(&proc::tail(&text))) })
+    Ok(Compiled { said, failed: (!ok).then(|| plain::block(&make::excerpt(&text))) })
 }
 
 /// kernel-doc's complaints of headers; those of other files come with `W=1`.

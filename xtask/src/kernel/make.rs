@@ -145,7 +145,7 @@ pub fn run(make: &Make, targets: &[&str], lock: &Lock, log: &Path, show: &Show) 
     progress.end();
     if !status.success() || is_silent {
         let ended = if is_silent { "went silent".to_string() } else { format!("failed ({status})") };
-        let (targets, log, tail) = (targets.join(" "), log.display(), error_tail(&text));
+        let (targets, log, tail) = (targets.join(" "), log.display(), excerpt(&text.join("\n")));
         let what = format!("make {targets} {ended}; all of it is in {log}:\n{tail}");
         return Err(failure(what, !is_silent && is_own_end(status), &text));
     }
@@ -167,13 +167,23 @@ pub fn failure<T: AsRef<str>>(what: String, ended_by_itself: bool, lines: &[T]) 
     }
 }
 
-/// With several jobs the first error is long gone when make ends: errors first, then the end.
-fn error_tail(lines: &[String]) -> String {
-    let errors = lines
-        .iter()
-        .filter(|line| line.contains("error:") || line.contains("Error ") || line.contains("undefined"));
-    let first: Vec<&str> = errors.take(8).map(String::as_str).collect();
-    format!("{}\n...\n{}", first.join("\n"), proc::tail(&lines.join("\n")))
+/// What an error should carry of make's output. With several jobs the first error is long gone when make ends: errors first,
+/// each with its place, then the end.
+pub fn excerpt(text: &str) -> String {
+    const ERRORS: [&str; 5] = ["error:", "error[", "ERROR:", "Error ", "undefined"];
+    const SHOWN_MAX: usize = 8;
+    let tail = proc::tail(text);
+    let lines: Vec<&str> = text.lines().collect();
+    let is_error = |line: &str| ERRORS.iter().any(|word| line.contains(word));
+    let is_place = |line: &&&str| line.trim_start().starts_with("--> ");
+    let errors = lines.iter().enumerate().filter(|(_, line)| is_error(line) && !tail.contains(**line));
+    let shown: Vec<&str> = errors
+        .take(SHOWN_MAX)
+        .flat_map(|(at, line)| [Some(line), lines.get(at + 1).filter(is_place)])
+        .flatten()
+        .copied()
+        .collect();
+    if shown.is_empty() { tail } else { format!("{}\n...\n{tail}", shown.join("\n")) }
 }
 
 /// Whether a line of make's output is one step: `  CC      mm/shrinker.o`.
@@ -279,13 +289,18 @@ mod tests {
     #[test]
     fn a_failure_shows_the_first_errors_and_the_end_and_names_the_log() {
         let folder = tempfile::tempdir().unwrap();
-        let script =
-            "echo 'mm/a.c:7:1: error: expected ;'; for i in $(seq 100); do echo line $i; done; exit 2";
+        let script = "echo 'mm/a.c:7:1: error: expected ;'; echo 'error[E0425]: odd'; echo ' --> b.rs:1'; for i in $(seq 100); do echo line $i; done; exit 2";
         let (make, lock) = fake(folder.path(), script);
         let log = folder.path().join("log");
         let show = Show { what: "test".into(), total: None };
         let error = run(&make, &["bzImage"], &lock, &log, &show).unwrap_err().to_string();
-        for part in ["make bzImage failed", "mm/a.c:7:1: error", "line 100", &log.display().to_string()] {
+        for part in [
+            "make bzImage failed",
+            "mm/a.c:7:1: error",
+            "error[E0425]: odd\n --> b.rs:1\n...\n",
+            "line 100",
+            &log.display().to_string(),
+        ] {
             assert!(error.contains(part), "{part} not in {error}");
         }
     }
