@@ -22,8 +22,15 @@ const RUNS: [usize; 5] = [16, 8, 4, 2, 1];
 /// Delays that stand in for ops, us.
 const DELAYS_US: [u32; 4] = [3, 15, 60, 200];
 /// Ops that only take time, or say when others get theirs.
-const DELAYS: [u8; 6] =
-    [kind::PREEMPT, kind::PREEMPT_EDGE, kind::PREEMPT_TASK, kind::SLEEP, kind::SPIN, kind::YIELD];
+const DELAYS: [u8; 7] = [
+    kind::PREEMPT,
+    kind::PREEMPT_EDGE,
+    kind::PREEMPT_WAKE,
+    kind::PREEMPT_TASK,
+    kind::SLEEP,
+    kind::SPIN,
+    kind::YIELD,
+];
 
 /// One kind of step.
 #[derive(Clone, Copy, Debug)]

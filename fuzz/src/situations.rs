@@ -13,7 +13,7 @@ use harness::{
 };
 
 /// Situations that can be told apart.
-pub const SITUATION_ENTRIES: usize = LIFE_ENTRIES + OVERLAP_ENTRIES + SITUATIONS;
+pub const SITUATION_ENTRIES: usize = LIFE_ENTRIES + OVERLAP_ENTRIES + OPS_MAX + SITUATIONS;
 /// Ops with a slot that the life map can tell apart.
 const SLOTTED_MAX: usize = 24;
 /// Entries for pairs of ops that succeeded one after the other on one slot, by the slot's flags and by whether the
@@ -24,10 +24,11 @@ const OPS_MAX: usize = 96;
 /// Entries for pairs of ops of two threads that were under way at the same time, by whether on the same slot.
 const OVERLAP_ENTRIES: usize = OPS_MAX * OPS_MAX * 2;
 /// Ops whose company says nothing.
-const IDLE: [u8; 9] = [
+const IDLE: [u8; 10] = [
     kind::PREEMPT,
     kind::PREEMPT_TASK,
     kind::PREEMPT_EDGE,
+    kind::PREEMPT_WAKE,
     kind::FAIL_NTH,
     kind::BARRIER,
     kind::SLEEP,
@@ -40,11 +41,23 @@ const IDLE: [u8; 9] = [
 pub fn situations(program: &Program, outcome: &ProgramOutcome) -> Vec<usize> {
     let mut all = lives(program, &outcome.ops);
     all.extend(overlaps(program, &outcome.ops).into_iter().map(|entry| LIFE_ENTRIES + entry));
+    all.extend(wakes(program, &outcome.ops).map(|entry| LIFE_ENTRIES + OVERLAP_ENTRIES + entry));
     // What the callbacks saw themselves.
-    all.extend(outcome.situations.iter().map(|&entry| LIFE_ENTRIES + OVERLAP_ENTRIES + usize::from(entry)));
+    let seen = outcome.situations.iter().map(|&entry| usize::from(entry));
+    all.extend(seen.map(|entry| LIFE_ENTRIES + OVERLAP_ENTRIES + OPS_MAX + entry));
     all.sort_unstable();
     all.dedup();
     all
+}
+
+/// Ops in which another thread was woken: it had waited for this one.
+fn wakes(program: &Program, ops: &[Option<OpOutcome>]) -> impl Iterator<Item = usize> {
+    let all = program.threads.iter().flat_map(|thread| &thread.ops).zip(ops);
+    let woke = all.filter(|(op, outcome)| {
+        outcome.is_some_and(|outcome| outcome.n_wakes > 0) && !IDLE.contains(&op.kind)
+    });
+    woke.filter_map(|(op, _)| OPS.iter().position(|spec| spec.kind == op.kind))
+        .filter(|&entry| entry < OPS_MAX)
 }
 
 /// Pairs of ops of two threads that succeeded and were under way at the same time, with repeats.
@@ -148,7 +161,7 @@ mod tests {
         let text = "thread cpu=0\n alloc slot=1 flags=0 name=0\n register slot=1\n sleep us=9\n\
                     thread cpu=1\n drop_caches what=slab\n free slot=1\n";
         let program: Program = text.parse().unwrap();
-        let at = |start_ns, end_ns| Some(OpOutcome { result: 0, start_ns, end_ns, n_edges: 0 });
+        let at = |start_ns, end_ns| Some(OpOutcome { result: 0, start_ns, end_ns, n_edges: 0, n_wakes: 0 });
         let one = overlaps(&program, &[at(0, 10), at(10, 20), at(20, 90), at(10, 30), at(30, 40)]);
         assert_eq!(one, [pair(&program.threads[0].ops[1], &program.threads[1].ops[0]).unwrap()]);
         let two = overlaps(&program, &[at(0, 10), at(10, 20), at(20, 90), None, at(15, 40)]);
@@ -158,7 +171,7 @@ mod tests {
             !two[0].is_multiple_of(2) && one[0].is_multiple_of(2),
             "only register and free are on one slot"
         );
-        let failed = Some(OpOutcome { result: -11, start_ns: 0, end_ns: 99, n_edges: 0 });
+        let failed = Some(OpOutcome { result: -11, start_ns: 0, end_ns: 99, n_edges: 0, n_wakes: 0 });
         assert_eq!(overlaps(&program, &[failed, failed, failed, at(10, 30), at(30, 40)]), [0; 0]);
     }
 }

@@ -27,6 +27,8 @@ const PROGRAMS_MAX: usize = 64;
 const VARIANTS_MAX: usize = 96;
 /// Shares of an op that are tried at most.
 const ROUNDS_MAX: usize = 64;
+/// Wake-ups of an op that are tried.
+const WAKES_MAX: u32 = 4;
 /// How long a task keeps the CPU, µs: others finish what they are at, and grace periods pass.
 const LONG_US: u32 = 40_000;
 /// How long an interrupt keeps it, ns; RCU waits for it. Others get as far as a slice of theirs takes them.
@@ -38,6 +40,7 @@ const DULL: &[u8] = &[
     kind::PREEMPT,
     kind::PREEMPT_EDGE,
     kind::PREEMPT_TASK,
+    kind::PREEMPT_WAKE,
     kind::SET_BATCH,
     kind::SET_COUNT,
     kind::SET_SCAN,
@@ -79,6 +82,8 @@ struct Place {
     ns: u32,
     /// Basic blocks that it entered.
     n_edges: u32,
+    /// How often it woke another thread.
+    n_wakes: u32,
 }
 
 impl Walk {
@@ -127,18 +132,20 @@ fn places(program: &Program, outcome: &ProgramOutcome) -> Vec<Place> {
             before_ns = Some(ran.end_ns);
             if is_worth(op) && ops.len() < OPS_MAX {
                 let ns = ran.end_ns.saturating_sub(ran.start_ns);
-                places.push(Place { thread, op: op_idx, lead_ns, ns, n_edges: ran.n_edges });
+                let (n_edges, n_wakes) = (ran.n_edges, ran.n_wakes);
+                places.push(Place { thread, op: op_idx, lead_ns, ns, n_edges, n_wakes });
             }
         }
     }
     places
 }
 
-/// What is tried, in order: all places at one share before the next, so that a walk cut short has been everywhere.
+/// What is tried, in order: where one thread woke another; then all places at one share before the next, so that a walk cut
+/// short has been everywhere.
 fn points(places: &[Place]) -> VecDeque<Point> {
-    let mut points = VecDeque::new();
+    let mut points: VecDeque<Point> = places.iter().flat_map(Place::wakes).collect();
     for (round, place) in (0..ROUNDS_MAX).flat_map(|round| places.iter().map(move |place| (round, place))) {
-        if points.len() == VARIANTS_MAX {
+        if points.len() >= VARIANTS_MAX {
             break;
         }
         let point = Point { thread: place.thread, op: place.op, preempt: place.preempt(round) };
@@ -151,6 +158,15 @@ fn points(places: &[Place]) -> VecDeque<Point> {
 }
 
 impl Place {
+    /// The points at which it woke another thread.
+    fn wakes(&self) -> impl Iterator<Item = Point> + use<> {
+        let (thread, op) = (self.thread, self.op);
+        (1..=self.n_wakes.min(WAKES_MAX)).map(move |n| {
+            let preempt = Op { kind: kind::PREEMPT_WAKE, a: n, b: LONG_US, ..Op::default() };
+            Point { thread, op, preempt }
+        })
+    }
+
     /// The preemption point of a round: two of three are long, at a basic block where there are any.
     fn preempt(&self, round: usize) -> Op {
         let at_ns = |nth| {
@@ -190,8 +206,13 @@ mod tests {
     /// Every op took 8000 ns, began 500 after the end of the one before, and entered 16 blocks.
     fn outcome(program: &Program) -> ProgramOutcome {
         let ops = program.threads.iter().flat_map(|thread| 0..thread.ops.len() as u32);
-        let ops =
-            ops.map(|n| OpOutcome { result: 0, start_ns: n * 8500, end_ns: n * 8500 + 8000, n_edges: 16 });
+        let ops = ops.map(|n| OpOutcome {
+            result: 0,
+            start_ns: n * 8500,
+            end_ns: n * 8500 + 8000,
+            n_edges: 16,
+            n_wakes: 0,
+        });
         ProgramOutcome { ops: ops.map(Some).collect(), ..ProgramOutcome::default() }
     }
 
@@ -251,10 +272,13 @@ mod tests {
 
     #[test]
     fn every_block_of_a_short_op_is_tried_once_and_where_none_are_counted_time_is() {
-        let place = Place { thread: 0, op: 0, lead_ns: 10, ns: 800, n_edges: 3 };
+        let place = Place { thread: 0, op: 0, lead_ns: 10, ns: 800, n_edges: 3, n_wakes: 2 };
         let points = points(&[place]);
         let edges = points.iter().filter(|point| point.preempt.kind == kind::PREEMPT_EDGE);
         assert_eq!(edges.map(|point| point.preempt.a).collect::<Vec<_>>(), [2, 1, 3]);
+        let wakes = points.iter().take(3).map(|point| (point.preempt.kind, point.preempt.a));
+        let (wake, edge) = (kind::PREEMPT_WAKE, kind::PREEMPT_EDGE);
+        assert_eq!(wakes.collect::<Vec<_>>(), [(wake, 1), (wake, 2), (edge, 2)]);
         let preempt = Place { n_edges: 0, ..place }.preempt(0);
         assert_eq!((preempt.kind, preempt.a, preempt.b), (kind::PREEMPT_TASK, 410, LONG_US));
     }

@@ -3,6 +3,7 @@
 //! Everything that differs between the kernels this source builds for, and what their bindings lack. Kbuild sets one
 //! cfg per difference after looking into the tree's headers; no other file reads them.
 
+use core::ffi::CStr;
 use core::ptr;
 use kernel::bindings;
 use kernel::ffi::{c_int, c_void};
@@ -490,6 +491,75 @@ pub(crate) unsafe fn watch_writes(address: usize, function: WatchFn) -> Result<*
 pub(crate) unsafe fn unwatch(event: *mut c_void) {
     // SAFETY: the caller's promise; in process context.
     unsafe { unregister_hw_breakpoint(event) };
+}
+
+/// Probe of a tracepoint with one argument, a task.
+pub(crate) type TaskProbe = unsafe extern "C" fn(*mut c_void, *mut bindings::task_struct);
+
+extern "C" {
+    fn for_each_kernel_tracepoint(
+        function: unsafe extern "C" fn(*mut c_void, *mut c_void),
+        data: *mut c_void,
+    );
+    fn tracepoint_probe_register(tracepoint: *mut c_void, probe: *mut c_void, data: *mut c_void) -> c_int;
+    fn tracepoint_probe_unregister(tracepoint: *mut c_void, probe: *mut c_void, data: *mut c_void) -> c_int;
+}
+
+/// The tracepoint `sched_waking`, which is not exported by name; null where there is none.
+fn sched_waking() -> *mut c_void {
+    unsafe extern "C" fn look(tracepoint: *mut c_void, found: *mut c_void) {
+        // SAFETY: the first field of a tracepoint is its name, and `found` is the caller's variable.
+        unsafe {
+            let name = CStr::from_ptr(tracepoint.cast::<*const core::ffi::c_char>().read());
+            if name.to_bytes() == b"sched_waking" {
+                found.cast::<*mut c_void>().write(tracepoint);
+            }
+        }
+    }
+    let mut found: *mut c_void = ptr::null_mut();
+    #[cfg(CONFIG_TRACEPOINTS)]
+    // SAFETY: in process context; `look` writes to `found` only meanwhile.
+    unsafe {
+        for_each_kernel_tracepoint(look, (&raw mut found).cast())
+    };
+    found
+}
+
+/// Has `probe` called by whoever wakes a task, where the kernel has such a tracepoint.
+pub(crate) fn listen_to_wakings(probe: TaskProbe) {
+    let tracepoint = sched_waking();
+    if !tracepoint.is_null() {
+        #[cfg(CONFIG_TRACEPOINTS)]
+        // SAFETY: the tracepoint passes data and a task. Where it fails nobody listens.
+        unsafe {
+            tracepoint_probe_register(tracepoint, probe as *mut c_void, ptr::null_mut())
+        };
+    }
+}
+
+/// Ends that, and waits for probes that run. To be called before the module's text goes away.
+pub(crate) fn unlisten_to_wakings(probe: TaskProbe) {
+    let tracepoint = sched_waking();
+    if !tracepoint.is_null() {
+        #[cfg(CONFIG_TRACEPOINTS)]
+        // SAFETY: as above; an error says that it was not registered.
+        unsafe {
+            tracepoint_probe_unregister(tracepoint, probe as *mut c_void, ptr::null_mut());
+            bindings::synchronize_rcu();
+        };
+    }
+}
+
+/// Whether two tasks have the same parent: the agent, if one is a program's thread.
+///
+/// # Safety
+///
+/// Both live.
+pub(crate) unsafe fn are_siblings(a: *mut bindings::task_struct, b: *mut bindings::task_struct) -> bool {
+    // SAFETY: the caller's promise; the pointers are only compared.
+    unsafe {
+        ptr::read_volatile(&raw const (*a).real_parent) == ptr::read_volatile(&raw const (*b).real_parent)
+    }
 }
 
 /// A jiffy, ns.

@@ -49,6 +49,8 @@ pub(crate) struct Watch {
     columns: [AtomicU64; NODES],
     by_memcg: AtomicU64,
     n_scans: AtomicU32,
+    /// Inode of a memcg that a scan was called for in place of the one asked for, or 0.
+    other_memcg: AtomicU64,
 }
 
 /// No slot.
@@ -75,6 +77,7 @@ static WATCHES: [Watch; N_WATCHES] = [const {
         columns: [const { AtomicU64::new(0) }; NODES],
         by_memcg: AtomicU64::new(0),
         n_scans: AtomicU32::new(0),
+        other_memcg: AtomicU64::new(0),
     }
 }; N_WATCHES];
 
@@ -136,7 +139,7 @@ pub(crate) fn end(request: &Request) {
         match request.kind {
             kind::DROP_SLAB => watch.judge_drop_slab(),
             kind::DEBUGFS_COUNT => watch.judge_count(request),
-            kind::DEBUGFS_SCAN => watch.judge_scan(),
+            kind::DEBUGFS_SCAN => watch.judge_scan(request),
             _ => {}
         }
     }
@@ -174,6 +177,7 @@ impl Watch {
         }
         self.by_memcg.store(0, Relaxed);
         self.n_scans.store(0, Relaxed);
+        self.other_memcg.store(0, Relaxed);
     }
 
     /// Who calls a callback outside of reclaim.
@@ -244,12 +248,14 @@ impl Watch {
             0 if call.ledger.memcg_aware() => memcg,
             wanted => wanted,
         };
-        if (call.nid, nr_to_scan, memcg) != (nid, n, wanted) {
+        if (call.nid, nr_to_scan) != (nid, n) || (memcg == 0) != (wanted == 0) {
             let detail = format_args!(
                 "asked for memcg {wanted} node {nid} n {n}, called for memcg {memcg} node {} n {nr_to_scan}",
                 call.nid
             );
             broken(Rule::DebugfsScan, call.slot_idx, detail);
+        } else if memcg != wanted {
+            self.other_memcg.store(memcg, Relaxed);
         }
     }
 
@@ -316,7 +322,13 @@ impl Watch {
         }
     }
 
-    fn judge_scan(&self) {
+    fn judge_scan(&self, request: &Request) {
+        // For one that is going the kernel takes the memcg around it (cgroup_get_e_css()).
+        let other = self.other_memcg.load(Relaxed);
+        if other != 0 && request.memcg_stays != 0 {
+            let detail = format_args!("asked for memcg {}, called for memcg {other}", request.memcg);
+            broken(Rule::DebugfsScan, self.slot.load(Relaxed), detail);
+        }
         let n_scans = self.n_scans.load(Relaxed);
         if n_scans != u32::from(self.n.load(Relaxed) != 0) {
             broken(Rule::DebugfsScanCalls, self.slot.load(Relaxed), format_args!("{n_scans} calls"));

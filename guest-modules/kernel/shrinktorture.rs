@@ -17,7 +17,7 @@
 //! | `lock.rs` | a mutex that callbacks take |
 //! | `clock.rs` | time and delays |
 //! | `preempt.rs` | taking a CPU away at a chosen time |
-//! | `edge.rs` | taking it away at a chosen basic block |
+//! | `trigger.rs` | taking it away at a basic block or a wake-up |
 //! | `shrinker.rs` | safe abstraction over shrinkers |
 //! | `chrdev.rs` | safe abstraction over an ioctl-only device |
 //! | `compat.rs` | what differs between kernels |
@@ -33,7 +33,6 @@ mod compat;
 mod cache;
 mod chrdev;
 mod clock;
-mod edge;
 mod item;
 #[allow(dead_code, unreachable_pub, reason = "shared with the agent and the host")]
 #[path = "../abi/src/layout.rs"]
@@ -51,6 +50,7 @@ mod shrinker;
 mod situations;
 mod slabs;
 mod slots;
+mod trigger;
 
 use chrdev::{Chrdev, Ioctl};
 use core::ffi::CStr;
@@ -82,9 +82,9 @@ impl kernel::Module for ShrinktortureModule {
         item::create_cache()?;
         lock::setup();
         preempt::setup().inspect_err(|_| item::destroy_cache())?;
-        edge::setup();
+        trigger::setup();
         let device = Chrdev::register(module).inspect_err(|_| {
-            edge::teardown();
+            trigger::teardown();
             preempt::teardown();
             item::destroy_cache();
         })?;
@@ -96,7 +96,7 @@ impl Drop for ShrinktortureModule {
     fn drop(&mut self) {
         // No file is open, and from here on none will be.
         drop(self.device.take());
-        edge::teardown();
+        trigger::teardown();
         preempt::cancel();
         preempt::teardown();
         if reset().is_err() {
@@ -125,7 +125,7 @@ impl Ioctl for Device {
                 unsafe { chrdev::write_user(arg, &info())? };
             }
             ioc::RESET => {
-                edge::cancel();
+                trigger::cancel();
                 preempt::cancel();
                 reset()?;
                 model::reset();
@@ -186,7 +186,8 @@ fn execute(op: &Op) -> Result<i64> {
             preempt::arm(op.a, op.b.saturating_mul(1000), By::Task);
             Ok(0)
         },
-        kind::PREEMPT_EDGE => edge::arm(op.a, op.b.saturating_mul(1000)).map(|()| 0),
+        kind::PREEMPT_EDGE => trigger::at_block(op.a, op.b.saturating_mul(1000)).map(|()| 0),
+        kind::PREEMPT_WAKE => trigger::at_wake(op.a, op.b.saturating_mul(1000)).map(|()| 0),
         kind::HOLD_LOCK => {
             lock::hold_ns(u64::from(op.a) * 1000);
             Ok(0)

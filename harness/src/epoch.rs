@@ -138,4 +138,6 @@ pub struct OpOutcome {
     pub end_ns: u32,
     /// Instrumented basic blocks that it entered.
     pub n_edges: u32,
+    /// How often it woke another thread of the program.
+    pub n_wakes: u32,
 }

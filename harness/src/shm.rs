@@ -172,8 +172,8 @@ impl Drop for Shm {
 }
 
 fn op_outcome(record: OpRecord) -> Option<OpOutcome> {
-    let OpRecord { result, start_ns, end_ns, n_edges } = record;
-    (result != OpRecord::NOT_RUN).then_some(OpOutcome { result, start_ns, end_ns, n_edges })
+    let OpRecord { result, start_ns, end_ns, n_edges, n_wakes } = record;
+    (result != OpRecord::NOT_RUN).then_some(OpOutcome { result, start_ns, end_ns, n_edges, n_wakes })
 }
 
 /// Adds up the records of several threads: each index once, sorted.

@@ -57,6 +57,10 @@ pub struct Op {
     pub c: u32,
 }
 
+/// The module counts in a word of a thread's KCOV buffer how often the thread woke another one of the program: so many words
+/// from the end. KCOV itself does not come there.
+pub const KCOV_WAKES: usize = 1;
+
 /// Op kinds. Kinds below [`kind::USER_FIRST`] are executed by the kernel module, the others by the agent.
 pub mod kind {
     /// `shrinker_alloc()`: `a` = flags ([`super::alloc_flag`]), `b` = name seed, `0..8`. The name begins with
@@ -121,10 +125,12 @@ pub mod kind {
     pub const PREEMPT_TASK: u8 = 29;
     /// As [`PREEMPT_TASK`], but as soon as one of the thread's next ops has entered `a` instrumented basic blocks.
     pub const PREEMPT_EDGE: u8 = 30;
+    /// As [`PREEMPT_TASK`], but as soon as the thread has woken another one of the program for the `a`-th time.
+    pub const PREEMPT_WAKE: u8 = 31;
     /// Longest time until [`PREEMPT`] and [`PREEMPT_TASK`] do something, ns.
     pub const PREEMPT_NS_MAX: u32 = 10_000_000;
     /// Ops that have a CPU taken away later on.
-    pub const PREEMPTIONS: [u8; 3] = [PREEMPT, PREEMPT_TASK, PREEMPT_EDGE];
+    pub const PREEMPTIONS: [u8; 4] = [PREEMPT, PREEMPT_TASK, PREEMPT_EDGE, PREEMPT_WAKE];
 
     /// First kind that the agent executes.
     pub const USER_FIRST: u8 = 64;

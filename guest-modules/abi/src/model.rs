@@ -28,6 +28,8 @@ pub struct Watch {
     pub by_memcg: u64,
     /// Most columns of a line (debugfs count).
     pub n_columns: u64,
+    /// 1 when the memcg asked for is there after the call: then it was all the time (debugfs scan).
+    pub memcg_stays: u64,
 }
 
 /// Values of [`Watch::kind`].
@@ -106,4 +108,4 @@ pub mod step {
     pub const PROBE: u32 = 7;
 }
 
-const _: () = assert!(size_of::<Watch>() == 80 && size_of::<Audit>() == 24 + ENTRY_BYTES);
+const _: () = assert!(size_of::<Watch>() == 88 && size_of::<Audit>() == 24 + ENTRY_BYTES);

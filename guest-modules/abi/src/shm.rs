@@ -147,6 +147,8 @@ pub struct OpRecord {
     pub end_ns: u32,
     /// Instrumented basic blocks that it entered.
     pub n_edges: u32,
+    /// How often it woke another thread of the program.
+    pub n_wakes: u32,
 }
 
 impl OpRecord {

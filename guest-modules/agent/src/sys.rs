@@ -12,6 +12,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use abi::layout::KCOV_WAKES;
 use nix::{
     sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous},
     unistd::{ForkResult, Pid, fork},
@@ -115,6 +116,7 @@ const KCOV_TRACE_PC: libc::c_ulong = 0;
 impl Kcov {
     /// Entries of the buffer; later ones are lost.
     const ENTRIES: usize = 128 << 10;
+    const WAKES: usize = (Self::ENTRIES - KCOV_WAKES) * 8;
 
     /// Opens and enables coverage of the calling thread.
     pub fn enable() -> io::Result<Kcov> {
@@ -128,11 +130,17 @@ impl Kcov {
     /// Forgets what was recorded.
     pub fn clear(&self) {
         self.area.write::<u64>(0, 0);
+        self.area.write::<u64>(Self::WAKES, 0);
+    }
+
+    /// How often this thread woke another one of the program since then.
+    pub fn n_wakes(&self) -> u64 {
+        self.area.read(Self::WAKES)
     }
 
     /// How many program counters were recorded since the last [`Kcov::clear`].
     pub fn n_pcs(&self) -> usize {
-        (self.area.read::<u64>(0) as usize).min(Self::ENTRIES - 1)
+        (self.area.read::<u64>(0) as usize).min(Self::ENTRIES - 1 - KCOV_WAKES)
     }
 
     /// The program counters.

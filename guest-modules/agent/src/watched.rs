@@ -12,7 +12,7 @@ use abi::layout::{
     model::{NODES, Watch, watch},
 };
 
-use crate::sys;
+use crate::{sys, user_ops::groups};
 
 /// A longer count file makes the kernel ask twice.
 const ONE_PAGE: usize = 4096;
@@ -49,6 +49,8 @@ pub struct Scan {
     pub nid: u8,
     /// Objects.
     pub n: u32,
+    /// Number of the memcg's group.
+    pub group: u8,
 }
 
 /// Writes to a debugfs scan file, at once; how many bytes were taken.
@@ -62,7 +64,11 @@ pub fn debugfs_scan(device: &File, scan: Scan, file: &mut File) -> io::Result<i3
         ..Watch::default()
     };
     let text = format!("{} {} {}", scan.memcg, scan.nid, scan.n);
-    watched(device, request, |_| file.write(text.as_bytes()).map(|n| (n as i32, n == text.len())))
+    watched(device, request, |watch| {
+        let n = file.write(text.as_bytes())?;
+        watch.memcg_stays = groups::is_memcg(scan.group, scan.memcg).into();
+        Ok((n as i32, n == text.len()))
+    })
 }
 
 /// Uses debugfs files in another way; nothing is promised but that callbacks serve debugfs.

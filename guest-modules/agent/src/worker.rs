@@ -144,9 +144,11 @@ fn run_thread(
         let ran = user_ops::run(&op, world, hands, |op| in_module(op, world));
         let ended = sys::now_ns();
         let n_edges = kcov.map_or(0, Kcov::n_pcs) as u32;
+        let n_wakes = kcov.map_or(0, Kcov::n_wakes) as u32;
         note(&op, &ran);
         let since = |ns: u64| u32::try_from(ns.saturating_sub(epoch_ns)).unwrap_or(u32::MAX);
-        let record = OpRecord { result: ran.result, start_ns: since(started), end_ns: since(ended), n_edges };
+        let (start_ns, end_ns) = (since(started), since(ended));
+        let record = OpRecord { result: ran.result, start_ns, end_ns, n_edges, n_wakes };
         world.control.set_record(thread, op_idx, record);
         // Only now it is known what became of the fault.
         if let (Some(met), Some(asked)) = (ran.fault, op_idx.checked_sub(1)) {

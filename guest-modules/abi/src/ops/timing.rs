@@ -30,6 +30,13 @@ pub(super) const OPS: &[OpSpec] = &[
         "when this thread's next op has entered {n} basic blocks, a task of high priority takes its CPU for {us} us",
     ),
     op(
+        kind::PREEMPT_WAKE,
+        "preempt_wake",
+        3,
+        &[number("n", Field::A, 1, 16), number("us", Field::B, 0, 50_000)],
+        "when this thread has woken another {n} time(s), a task of high priority takes its CPU for {us} us",
+    ),
+    op(
         kind::FAIL_NTH,
         "fail_nth",
         3,

@@ -22,7 +22,7 @@ pub(super) fn run(op: &Op, device: &File, hands: &mut Hands) -> io::Result<i32> 
         kind::DEBUGFS_SCAN => {
             let mut file = scan_file(op.slot)?;
             let memcg = groups::inode(op.memcg, hands)?;
-            let scan = Scan { slot: op.slot, memcg, nid: op.nid, n: op.a };
+            let scan = Scan { slot: op.slot, memcg, nid: op.nid, n: op.a, group: op.memcg };
             watched::debugfs_scan(device, scan, &mut file).map(|_| 0)
         }
         kind::DEBUGFS_WRITE => {
@@ -40,7 +40,7 @@ pub(super) fn run(op: &Op, device: &File, hands: &mut Hands) -> io::Result<i32> 
         }
         kind::HELD_SCAN => {
             let memcg = groups::inode(op.memcg, hands)?;
-            let scan = Scan { slot: op.slot, memcg, nid: op.nid, n: op.b };
+            let scan = Scan { slot: op.slot, memcg, nid: op.nid, n: op.b, group: op.memcg };
             watched::debugfs_scan(device, scan, held(op.a, hands)?)
         }
         _ => {

@@ -68,6 +68,13 @@ pub(super) fn inode(memcg: u8, hands: &mut Hands) -> io::Result<u64> {
     Ok(*seen)
 }
 
+/// Whether a group has that inode and a memory controller of its own, whose files go before it does. For any other the kernel
+/// takes that of a group around it (cgroup_get_e_css()).
+pub fn is_memcg(memcg: u8, inode: u64) -> bool {
+    let path = path(memcg);
+    fs::metadata(&path).is_ok_and(|folder| folder.ino() == inode) && path.join("memory.stat").exists()
+}
+
 fn nest(memcg: u8) -> io::Result<i32> {
     let path = nested(memcg).ok_or(io::ErrorKind::InvalidInput)?;
     // Refused while a process is in the outer group; the inner one then has no controller of its own.

@@ -5,7 +5,7 @@
 
 mod debugfs;
 mod fault;
-mod groups;
+pub mod groups;
 mod leftovers;
 mod memory;
 mod system;
