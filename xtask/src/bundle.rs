@@ -5,6 +5,8 @@
 mod build;
 mod guest;
 
+pub use build::build;
+
 use std::{path::PathBuf, time::Duration};
 
 use ::fuzz::{
@@ -86,7 +88,7 @@ pub fn run(args: &BundleArgs) -> Outcome {
     }
     let kernel = machine.vmlinux.parent().and_then(artifact::load);
     let kernel = kernel.ok_or_else(|| anyhow::anyhow!("the kernel of the finding is not in the cache"))?;
-    let module = build::build(&cache, &kernel, &reproducer)?;
+    let module = build(&cache, &kernel, &reproducer)?;
     let dir = RunDir::new()?;
     let rounds = args.rounds.unwrap_or(reproducer.rounds);
     let initramfs = dir.path().join("initramfs.cpio");

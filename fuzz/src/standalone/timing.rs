@@ -12,10 +12,14 @@ pub(super) fn form(op: &Op, context: Context<'_>) -> Option<Result<Form, Reason>
         kind::PREEMPT => {
             Form::call(format!("do_preempt({n}, {});", op.b)).with(&["preempt", "preempt_timer"])
         }
-        kind::PREEMPT_TASK => {
-            Form::call(format!("do_preempt_task({n}, {} * 1000);", op.b)).with(&["preempt", "preempt_task"])
-        }
-        kind::PREEMPT_WAKE => return Some(Err("a preemption at a wake-up needs this tool's guest")),
+        kind::PREEMPT_TASK => Form::call(format!("do_preempt_task({n}, {} * 1000);", op.b)).with(&[
+            "preempt",
+            "preempt_task",
+            "preempt_timer_task",
+        ]),
+        kind::PREEMPT_WAKE => Form::call(format!("do_preempt_wake({n}, {} * 1000);", op.b))
+            .with(&["preempt", "preempt_task", "preempt_wake"])
+            .needs(&["CONFIG_TRACEPOINTS"]),
         kind::PREEMPT_EDGE => {
             return Some(Err("a preemption at a basic block needs KCOV and this tool's guest"));
         }

@@ -2,21 +2,26 @@
 //! Every op of the table on a real kernel: alone, after what it needs, and all of them side by side. A good kernel stays
 //! clean, and each op works somewhere.
 
+use ::fuzz::standalone;
 use abi::{
     layout::{N_THREADS, Op, kind},
     ops::{OPS, OpSpec, TOPICS},
+    program::OPS_MAX,
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::{
     epoch::{Epoch, EpochOutcome},
     program::{Audit, OpText, Program, Schedule, Thread},
 };
 
 use super::{checks::Checks, det::ensure_clean};
-use crate::prepare::Prepared;
+use crate::{bundle, kernel::artifact, prepare::Prepared};
 
 /// Names of the checks.
-pub const NAMES: &[&str] = &["every op alone and in a smoke program: clean, and each works"];
+pub const NAMES: &[&str] = &[
+    "every op alone and in a smoke program: clean, and each works",
+    "every op's stand-alone form builds without a warning",
+];
 
 /// What a Linux guest returns for an op that nothing executes.
 const ENOSYS: i32 = -38;
@@ -69,6 +74,39 @@ pub fn run(checks: &mut Checks, prepared: &Prepared) {
         }
         Ok(())
     });
+    checks.check(NAMES[1], || build_standalone(prepared));
+}
+
+/// The ops of each topic, those that take CPUs away each alone, and all together, as modules for a kernel that has nothing of
+/// ours.
+fn build_standalone(prepared: &Prepared) -> Result<()> {
+    let kernel = prepared
+        .machine
+        .vmlinux
+        .parent()
+        .and_then(artifact::load)
+        .context("the kernel is not in the cache")?;
+    let of_kinds = |wanted: &dyn Fn(u8) -> bool| -> Program {
+        let ops: Vec<Op> = OPS.iter().filter(|spec| wanted(spec.kind)).map(smallest).collect();
+        let threads = ops.chunks(OPS_MAX).map(|ops| Thread { cpu: 0, ops: ops.to_vec() }).collect();
+        Program { schedule: Schedule::default(), audit: Audit::Light, threads }
+    };
+    let of_topic = |ops: &[OpSpec]| of_kinds(&|kind| ops.iter().any(|spec| spec.kind == kind));
+    let mut programs: Vec<Program> = TOPICS.iter().map(|(_, ops)| of_topic(ops)).collect();
+    programs.extend(kind::PREEMPTIONS.map(|preemption| of_kinds(&|kind| kind == preemption)));
+    programs.push(of_kinds(&|_| true));
+    for program in programs {
+        let source = standalone::Source {
+            title: "a title",
+            release: "6.12.0",
+            programs: std::slice::from_ref(&program),
+            append: "",
+            leak_scan: false,
+        };
+        bundle::build(&prepared.cache, &kernel, &standalone::generate(&source))
+            .with_context(|| program.to_string())?;
+    }
+    Ok(())
 }
 
 /// A program for each op, its arguments at their smallest, then at their largest, then as in [`USES`]; two with all ops.

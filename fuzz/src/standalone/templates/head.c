@@ -22,6 +22,9 @@
 //{ preempt
 #include <linux/hrtimer.h>
 //}
+//{ preempt_wake
+#include <linux/irq_work.h>
+//}
 //{ preempt_task
 #include <linux/kthread.h>
 //}
@@ -56,6 +59,9 @@
 #include <linux/shrinker.h>
 //}
 #include <linux/slab.h>
+//{ preempt_wake
+#include <linux/tracepoint.h>
+//}
 //{ touch
 #include <linux/uaccess.h>
 //}

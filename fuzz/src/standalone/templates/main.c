@@ -12,9 +12,12 @@ static void reset(void)
 	int i;
 	//}
 
-	//{ preempt
+	//{ preempt_timer preempt_timer_task
 	for_each_possible_cpu(cpu)
 		hrtimer_cancel(&per_cpu_ptr(&preemption, cpu)->timer);
+	//}
+	//{ preempt_wake
+	memset(watches, 0, sizeof(watches));
 	//}
 	//{ preempt_task
 	for_each_possible_cpu(cpu)
@@ -75,7 +78,7 @@ static struct miscdevice repro_device = {
 
 static int __init repro_init(void)
 {
-	//{ slots caches preempt
+	//{ slots caches preempt_timer preempt_timer_task
 	int i;
 	//}
 	//{ items preempt_task
@@ -90,7 +93,7 @@ static int __init repro_init(void)
 	for (i = 0; i < ARRAY_SIZE(caches); i++)
 		init_rwsem(&caches[i].users);
 	//}
-	//{ preempt
+	//{ preempt_timer preempt_timer_task
 	for_each_possible_cpu(i)
 		hrtimer_setup(&per_cpu_ptr(&preemption, i)->timer,
 			      preemption_fires, CLOCK_MONOTONIC,
@@ -101,10 +104,20 @@ static int __init repro_init(void)
 	if (error)
 		return error;
 	//}
+	//{ preempt_wake
+	error = start_listening();
+	if (error) {
+		stop_holders();
+		return error;
+	}
+	//}
 	//{ items
 	item_cache = kmem_cache_create("shrinktorture_item", sizeof(struct item),
 				       8, SLAB_ACCOUNT, NULL);
 	if (!item_cache) {
+		//{ preempt_wake
+		stop_listening();
+		//}
 		//{ preempt_task
 		stop_holders();
 		//}
@@ -116,6 +129,9 @@ static int __init repro_init(void)
 	if (error) {
 		//{ items
 		kmem_cache_destroy(item_cache);
+		//}
+		//{ preempt_wake
+		stop_listening();
 		//}
 		//{ preempt_task
 		stop_holders();
@@ -133,6 +149,9 @@ static void __exit repro_exit(void)
 {
 	misc_deregister(&repro_device);
 	reset();
+	//{ preempt_wake
+	stop_listening();
+	//}
 	//{ preempt_task
 	stop_holders();
 	//}

@@ -54,9 +54,13 @@ struct preemption {
 	struct task_struct *task;
 	u32 task_ns;
 	//}
+	//{ preempt_wake
+	struct irq_work wakes;
+	//}
 };
 
 static DEFINE_PER_CPU(struct preemption, preemption);
+//{ preempt_timer preempt_timer_task
 
 static enum hrtimer_restart preemption_fires(struct hrtimer *timer)
 {
@@ -86,6 +90,7 @@ static void preempt_by(u32 in_ns, u32 hold_ns, bool by_task)
 	put_cpu_ptr(&preemption);
 }
 //}
+//}
 //{ preempt_timer
 
 /* In so many ns its interrupt holds this CPU. */
@@ -94,13 +99,92 @@ static void do_preempt(u32 in_ns, u32 hold_ns)
 	preempt_by(in_ns, hold_ns, false);
 }
 //}
-//{ preempt_task
+//{ preempt_timer_task
 
 /* In so many ns a task of high priority holds this CPU; RCU goes on. */
 static void do_preempt_task(u32 in_ns, u32 hold_ns)
 {
 	preempt_by(in_ns, hold_ns, true);
 }
+//}
+//{ preempt_wake
+
+/* --- the same as soon as one thread has woken another --- */
+
+static struct watch {
+	struct task_struct *task;
+	int n_wakes;
+	u32 hold_ns;
+} watches[16];
+
+static struct tracepoint *sched_waking;
+
+static void wake_holder(struct irq_work *work)
+{
+	struct task_struct *task =
+		container_of(work, struct preemption, wakes)->task;
+
+	if (task)
+		wake_up_process(task);
+}
+
+static void woken(void *data, struct task_struct *task)
+{
+	struct preemption *here = this_cpu_ptr(&preemption);
+	int i;
+
+	if (task == current || task->real_parent != current->real_parent)
+		return;
+	for (i = 0; i < ARRAY_SIZE(watches); i++) {
+		struct watch *watch = &watches[i];
+
+		if (READ_ONCE(watch->task) != current || !watch->n_wakes)
+			continue;
+		if (--watch->n_wakes)
+			continue;
+		WRITE_ONCE(here->task_ns, watch->hold_ns);
+		irq_work_queue(&here->wakes);
+	}
+}
+
+/* When this thread has woken another one n times. */
+static void do_preempt_wake(int n, u32 hold_ns)
+{
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(watches); i++) {
+		struct watch *watch = &watches[i];
+
+		if (READ_ONCE(watch->task) == current ||
+		    !cmpxchg(&watch->task, NULL, current)) {
+			watch->hold_ns = hold_ns;
+			WRITE_ONCE(watch->n_wakes, n);
+			return;
+		}
+	}
+}
+
+static void find_sched_waking(struct tracepoint *tracepoint, void *data)
+{
+	if (!strcmp(tracepoint->name, "sched_waking"))
+		sched_waking = tracepoint;
+}
+
+static int start_listening(void)
+{
+	for_each_kernel_tracepoint(find_sched_waking, NULL);
+	if (!sched_waking)
+		return -ENODEV;
+	return tracepoint_probe_register(sched_waking, woken, NULL);
+}
+
+static void stop_listening(void)
+{
+	tracepoint_probe_unregister(sched_waking, woken, NULL);
+	tracepoint_synchronize_unregister();
+}
+//}
+//{ preempt_task
 
 static int hold_when_told(void *data)
 {
@@ -152,6 +236,9 @@ static int start_holders(void)
 			return PTR_ERR(task);
 		}
 		there->task = task;
+		//{ preempt_wake
+		init_irq_work(&there->wakes, wake_holder);
+		//}
 		sched_set_fifo(task);
 		wake_up_process(task);
 	}
