@@ -4,9 +4,12 @@
 //! Most races need one or two preemptions in the right place (Musuvathi and Qadeer, "Iterative context bounding for
 //! systematic testing of multithreaded programs", PLDI 2007). Under the deterministic engine a place is exact: a basic block
 //! of the code under test, or, for a timer armed for t ns, an instruction. So the walk goes over pairs of an op and a share of
-//! the blocks it entered, or of the time it took: first the middle of every op, then the quarters, and so on. A variant that
-//! shows something new joins the corpus, is promising itself, and gets a second preemption point when its turn comes: few
-//! preemptions are tried before many.
+//! the blocks it entered, or of the time it took: first the middle of every op, then the quarters, and so on. Where an op woke
+//! another thread is a place, too: one that waited goes on there. A variant that shows something new joins the corpus, is
+//! promising itself, and gets a second preemption point when its turn comes: few preemptions are tried before many.
+//!
+//! There are more places than time to try them. Those come first whose like was tried least: an op of that kind, interrupted
+//! in that way while an op of that other kind was under way.
 //!
 //! No randomness: a program is always walked the same way.
 
@@ -16,13 +19,16 @@ use abi::{
     layout::{Op, kind},
     program::OPS_MAX,
 };
-use harness::{epoch::ProgramOutcome, program::Program};
+use harness::{
+    epoch::{OpOutcome, ProgramOutcome},
+    program::Program,
+};
 use libafl::corpus::CorpusId;
 
 use crate::chooser::Choice;
 
 /// Programs that wait to be walked; a newer one takes the place of the oldest.
-const PROGRAMS_MAX: usize = 64;
+const PROGRAMS_MAX: usize = 128;
 /// Variants of one program.
 const VARIANTS_MAX: usize = 96;
 /// Shares of an op that are tried at most.
@@ -33,6 +39,10 @@ const WAKES_MAX: u32 = 4;
 const LONG_US: u32 = 40_000;
 /// How long an interrupt keeps it, ns; RCU waits for it. Others get as far as a slice of theirs takes them.
 const SHORT_NS: u32 = 100_000;
+/// Op kinds there can be.
+const KINDS: usize = 256;
+/// No op's kind.
+const NOBODY: u8 = 0;
 /// Ops that wait or only set something up: nothing of the kernel's is interrupted in them.
 const DULL: &[u8] = &[
     kind::BARRIER,
@@ -50,32 +60,63 @@ const DULL: &[u8] = &[
     kind::YIELD,
 ];
 
-/// Programs whose schedules are being walked, in turn.
+/// Programs whose schedules are being walked.
 #[derive(Debug, Default)]
 pub struct Walk {
     programs: VecDeque<Walked>,
+    tried: Tried,
+}
+
+/// How often an op of that kind was interrupted in that way, an op of that other kind being under way; [`NOBODY`]: none was.
+/// A table, since there are many questions about each variant.
+#[derive(Debug)]
+struct Tried(Vec<u32>);
+
+impl Default for Tried {
+    fn default() -> Tried {
+        Tried(vec![0; KINDS * kind::PREEMPTIONS.len() * KINDS])
+    }
+}
+
+impl Tried {
+    fn entry(&mut self, place: &Place, preempt: Op, other: u8) -> &mut u32 {
+        &mut self.0[Tried::index(place, preempt, other)]
+    }
+
+    fn least(&self, place: &Place, preempt: Op) -> u32 {
+        let all = place.company.iter().map(|&other| self.0[Tried::index(place, preempt, other)]);
+        all.min().unwrap_or(0)
+    }
+
+    fn index(place: &Place, preempt: Op, other: u8) -> usize {
+        let way = kind::PREEMPTIONS.iter().position(|&way| way == preempt.kind).unwrap_or(0);
+        (usize::from(place.kind) * kind::PREEMPTIONS.len() + way) * KINDS + usize::from(other)
+    }
 }
 
 #[derive(Debug)]
 struct Walked {
     id: CorpusId,
     program: Program,
+    places: Vec<Place>,
     left: VecDeque<Point>,
 }
 
-/// A preemption point, and before which op it is put.
+/// A preemption point, and in which of the places it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Point {
-    thread: usize,
-    op: usize,
+    place: usize,
     preempt: Op,
 }
 
 /// An op that can be interrupted.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Place {
     thread: usize,
     op: usize,
+    kind: u8,
+    /// Kinds of other threads' ops that were under way meanwhile; [`NOBODY`] where there were none.
+    company: Vec<u8>,
     /// What passed between the end of the op before and its start, ns: a timer is armed by the op before.
     lead_ns: u32,
     /// How long it took.
@@ -96,22 +137,36 @@ impl Walk {
         if self.programs.len() == PROGRAMS_MAX {
             self.programs.pop_front();
         }
-        self.programs.push_back(Walked { id, program: program.clone(), left: points(&places) });
+        let left = points(&places);
+        self.programs.push_back(Walked { id, program: program.clone(), places, left });
     }
 
-    /// The next variant: one of each program in turn. None when every program was walked.
+    /// The next variant: that whose like was tried least, of those the oldest program's. None when every program was walked.
     pub fn next_variant(&mut self) -> Option<Choice> {
-        while let Some(mut walked) = self.programs.pop_front() {
-            if let Some(point) = walked.left.pop_front() {
-                let mut program = walked.program.clone();
-                program.threads[point.thread].ops.insert(point.op, point.preempt);
-                program.fixup();
-                let parent = Some(walked.id);
-                self.programs.push_back(walked);
-                return Some(Choice { program, parent });
-            }
+        let ranked = self.programs.iter().enumerate().filter_map(|(at, walked)| {
+            let ranks = walked.left.iter().map(|point| self.rank(walked, *point)).enumerate();
+            let (nth, rank) = ranks.min_by_key(|&(nth, rank)| (rank, nth))?;
+            Some((rank, at, nth))
+        });
+        let (_, at, nth) = ranked.min()?;
+        let walked = &mut self.programs[at];
+        let point = walked.left.remove(nth)?;
+        let place = &walked.places[point.place];
+        for &other in &place.company {
+            *self.tried.entry(place, point.preempt, other) += 1;
         }
-        None
+        let mut program = walked.program.clone();
+        program.threads[place.thread].ops.insert(place.op, point.preempt);
+        program.fixup();
+        let parent = Some(walked.id);
+        self.programs.retain(|walked| !walked.left.is_empty());
+        Some(Choice { program, parent })
+    }
+
+    /// How often the like of a point was tried; wake-ups are few and count less.
+    fn rank(&self, walked: &Walked, point: Point) -> u32 {
+        let tried = self.tried.least(&walked.places[point.place], point.preempt);
+        tried + u32::from(point.preempt.kind != kind::PREEMPT_WAKE)
     }
 }
 
@@ -123,19 +178,31 @@ pub(crate) fn is_worth(op: &Op) -> bool {
 /// Where a program can be interrupted.
 fn places(program: &Program, outcome: &ProgramOutcome) -> Vec<Place> {
     let mut outcomes = outcome.ops.iter().copied();
-    let mut places = Vec::new();
+    let mut all: Vec<(usize, usize, Op, OpOutcome)> = Vec::new();
     for (thread, ops) in program.threads.iter().map(|thread| &thread.ops).enumerate() {
-        let mut before_ns = None;
-        for (op_idx, (op, ran)) in ops.iter().zip(outcomes.by_ref()).enumerate() {
-            let Some(ran) = ran else { continue };
-            let lead_ns = before_ns.map_or(0, |before| ran.start_ns.saturating_sub(before));
-            before_ns = Some(ran.end_ns);
-            if is_worth(op) && ops.len() < OPS_MAX {
-                let ns = ran.end_ns.saturating_sub(ran.start_ns);
-                let (n_edges, n_wakes) = (ran.n_edges, ran.n_wakes);
-                places.push(Place { thread, op: op_idx, lead_ns, ns, n_edges, n_wakes });
-            }
+        let ran = ops.iter().enumerate().zip(outcomes.by_ref());
+        all.extend(ran.filter_map(|((idx, op), ran)| Some((thread, idx, *op, ran?))));
+    }
+    let mut places = Vec::new();
+    let mut before: Option<(usize, u32)> = None;
+    for &(thread, op_idx, op, ran) in &all {
+        let same_thread = before.filter(|(of, _)| *of == thread);
+        let lead_ns = same_thread.map_or(0, |(_, end_ns)| ran.start_ns.saturating_sub(end_ns));
+        before = Some((thread, ran.end_ns));
+        if !is_worth(&op) || program.threads[thread].ops.len() >= OPS_MAX {
+            continue;
         }
+        let meets = |other: &OpOutcome| ran.start_ns < other.end_ns && other.start_ns < ran.end_ns;
+        let others = all.iter().filter(|(of, _, op, other)| *of != thread && is_worth(op) && meets(other));
+        let mut company: Vec<u8> = others.map(|(_, _, op, _)| op.kind).collect();
+        company.sort_unstable();
+        company.dedup();
+        if company.is_empty() {
+            company.push(NOBODY);
+        }
+        let ns = ran.end_ns.saturating_sub(ran.start_ns);
+        let (n_edges, n_wakes) = (ran.n_edges, ran.n_wakes);
+        places.push(Place { thread, op: op_idx, kind: op.kind, company, lead_ns, ns, n_edges, n_wakes });
     }
     places
 }
@@ -143,12 +210,15 @@ fn places(program: &Program, outcome: &ProgramOutcome) -> Vec<Place> {
 /// What is tried, in order: where one thread woke another; then all places at one share before the next, so that a walk cut
 /// short has been everywhere.
 fn points(places: &[Place]) -> VecDeque<Point> {
-    let mut points: VecDeque<Point> = places.iter().flat_map(Place::wakes).collect();
-    for (round, place) in (0..ROUNDS_MAX).flat_map(|round| places.iter().map(move |place| (round, place))) {
+    let all = || places.iter().enumerate();
+    let wakes =
+        all().flat_map(|(idx, place)| place.wakes().map(move |preempt| Point { place: idx, preempt }));
+    let mut points: VecDeque<Point> = wakes.collect();
+    for (round, (idx, place)) in (0..ROUNDS_MAX).flat_map(|round| all().map(move |place| (round, place))) {
         if points.len() >= VARIANTS_MAX {
             break;
         }
-        let point = Point { thread: place.thread, op: place.op, preempt: place.preempt(round) };
+        let point = Point { place: idx, preempt: place.preempt(round) };
         // A short op has few blocks.
         if !points.contains(&point) {
             points.push_back(point);
@@ -159,12 +229,9 @@ fn points(places: &[Place]) -> VecDeque<Point> {
 
 impl Place {
     /// The points at which it woke another thread.
-    fn wakes(&self) -> impl Iterator<Item = Point> + use<> {
-        let (thread, op) = (self.thread, self.op);
-        (1..=self.n_wakes.min(WAKES_MAX)).map(move |n| {
-            let preempt = Op { kind: kind::PREEMPT_WAKE, a: n, b: LONG_US, ..Op::default() };
-            Point { thread, op, preempt }
-        })
+    fn wakes(&self) -> impl Iterator<Item = Op> + use<> {
+        let n_wakes = self.n_wakes.min(WAKES_MAX);
+        (1..=n_wakes).map(|n| Op { kind: kind::PREEMPT_WAKE, a: n, b: LONG_US, ..Op::default() })
     }
 
     /// The preemption point of a round: two of three are long, at a basic block where there are any.
@@ -192,8 +259,6 @@ fn share_of(ns: u32, nth: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-
-    use harness::epoch::OpOutcome;
 
     use super::*;
 
@@ -241,39 +306,53 @@ mod tests {
         let mut walk = Walk::default();
         offer(&mut walk, 3, &racy());
         let variants: Vec<Choice> = std::iter::from_fn(|| walk.next_variant()).collect();
-        assert_eq!(variants.len(), VARIANTS_MAX);
         let points: Vec<_> = variants.iter().flat_map(|variant| preempts(&variant.program)).collect();
-        assert_eq!(points.len(), VARIANTS_MAX, "one preemption point in each");
-        assert_eq!(points.iter().collect::<BTreeSet<_>>().len(), VARIANTS_MAX, "none twice");
-        let (edge, timer) = (kind::PREEMPT_EDGE, kind::PREEMPT);
-        assert_eq!(
-            points[..5],
-            [(0, 0, edge, 9), (0, 1, edge, 9), (0, 2, edge, 9), (1, 0, edge, 9), (0, 0, edge, 5)]
-        );
-        assert_eq!(points[8..10], [(0, 0, timer, 4000), (0, 1, timer, 4500)]);
-        assert_eq!(points[12..13], [(0, 0, edge, 13)]);
-        assert_eq!(points[20..22], [(0, 0, timer, 2000), (0, 1, timer, 2500)]);
+        assert_eq!(points.len(), variants.len(), "one preemption point in each");
+        assert_eq!(points.iter().collect::<BTreeSet<_>>().len(), points.len(), "none twice");
+        assert_eq!(points.len(), VARIANTS_MAX);
+        let edges = |place| {
+            let of_place =
+                points.iter().filter(move |&&(t, o, of, _)| (t, o) == place && of == kind::PREEMPT_EDGE);
+            of_place.map(|&(.., n)| n).take(4).collect::<Vec<_>>()
+        };
+        assert_eq!(edges((0, 0)), [9, 5, 13, 3]);
+        assert_eq!(edges((1, 0)), [9, 5, 13, 3]);
+        let timers = points.iter().filter(|&&(t, o, of, _)| (t, o) == (0, 1) && of == kind::PREEMPT);
+        assert_eq!(timers.map(|&(.., ns)| ns).take(3).collect::<Vec<_>>(), [4500, 2500, 6500]);
         assert!(variants.iter().all(|variant| plain(&variant.program) == racy()));
         assert!(variants.iter().all(|variant| variant.parent == Some(CorpusId(3))));
     }
 
     #[test]
-    fn programs_take_turns_and_those_without_a_race_are_not_walked() {
+    fn what_was_tried_least_comes_first_and_wake_ups_before_the_rest() {
+        let mut walk = Walk::default();
+        let other: Program = "thread cpu=0\n free slot=1\nthread cpu=0\n free slot=2\n".parse().unwrap();
+        let mut ran = outcome(&other);
+        ran.ops[1].as_mut().unwrap().n_wakes = 1;
+        offer(&mut walk, 1, &racy());
+        walk.offer(CorpusId(2), &other, &ran);
+        let next: Vec<_> = (0..10).map(|_| walk.next_variant().unwrap()).collect();
+        assert_eq!(preempts(&next[0].program), [(1, 0, kind::PREEMPT_WAKE, 1)]);
+        let first: Vec<_> =
+            next[1..].iter().map(|choice| (choice.parent, preempts(&choice.program)[0].2)).collect();
+        let (a, b) = (Some(CorpusId(1)), Some(CorpusId(2)));
+        let (edge, timer) = (kind::PREEMPT_EDGE, kind::PREEMPT);
+        // Each kind of op that is new, by blocks and by time; the two frees of the second program are of one kind.
+        assert_eq!(first, [vec![(a, edge); 4], vec![(a, timer); 4], vec![(b, edge)]].concat());
+    }
+
+    #[test]
+    fn programs_without_a_race_are_not_walked() {
         let mut walk = Walk::default();
         let lone = "thread cpu=0\n drop_caches what=slab\nthread cpu=1\n sleep us=5\n".parse().unwrap();
         offer(&mut walk, 0, &lone);
         assert_eq!(walk.next_variant(), None);
-        let other: Program = "thread cpu=0\n free slot=1\nthread cpu=0\n free slot=2\n".parse().unwrap();
-        offer(&mut walk, 1, &racy());
-        offer(&mut walk, 2, &other);
-        let turns: Vec<Program> = (0..4).map(|_| plain(&walk.next_variant().unwrap().program)).collect();
-        assert_eq!(turns, [racy(), other.clone(), racy(), other]);
     }
 
     #[test]
     fn every_block_of_a_short_op_is_tried_once_and_where_none_are_counted_time_is() {
-        let place = Place { thread: 0, op: 0, lead_ns: 10, ns: 800, n_edges: 3, n_wakes: 2 };
-        let points = points(&[place]);
+        let place = Place { lead_ns: 10, ns: 800, n_edges: 3, n_wakes: 2, ..Place::default() };
+        let points = points(std::slice::from_ref(&place));
         let edges = points.iter().filter(|point| point.preempt.kind == kind::PREEMPT_EDGE);
         assert_eq!(edges.map(|point| point.preempt.a).collect::<Vec<_>>(), [2, 1, 3]);
         let wakes = points.iter().take(3).map(|point| (point.preempt.kind, point.preempt.a));
