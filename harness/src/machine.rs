@@ -228,9 +228,8 @@ fn end_of(status: ExitStatus, run_dir: &Path) -> MachineEnd {
         // isa-debug-exit: value << 1 | 1.
         (Some(code), _) if code == i32::from(EXIT_DONE) << 1 | 1 => MachineEnd::Agent,
         (Some(code), _) => MachineEnd::Failed(format!("qemu exited {code}: {}", stderr_tail(run_dir))),
-        (None, signal) => {
-            MachineEnd::Failed(format!("qemu died of signal {}", signal.map_or("?".to_owned(), signal_words)))
-        }
+        (None, Some(signal)) => MachineEnd::Failed(format!("qemu died of signal {}", signal_words(signal))),
+        (None, None) => MachineEnd::Failed(format!("qemu ended with {status}")),
     }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The folder of a process's running machines: sockets, consoles, shared memory. Removed when dropped; one whose process
-//! was killed is removed by the next that makes one, for it may be in memory.
+//! A folder that a process needs while it runs: sockets, consoles and shared memory of its machines, the campaign that is only
+//! to be judged. Removed when dropped; one whose process was killed is removed by the next that makes one, for it may be in
+//! memory.
 
 use std::{
     fs::{self, File},

@@ -108,7 +108,11 @@ pub fn open(
 /// The file whose lock says that a snapshot is used, or taken.
 fn lock_file(cache: &Path, name: &str) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).open(cache.join(format!("{name}.lock")))
+    options.read(true).write(true).create(true).truncate(false).open(lock_path(cache, name))
+}
+
+fn lock_path(cache: &Path, name: &str) -> PathBuf {
+    cache.join(format!("{name}.lock"))
 }
 
 impl Snapshot {

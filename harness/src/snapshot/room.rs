@@ -12,7 +12,7 @@ use std::{
 
 use nix::sys::statvfs::statvfs;
 
-use super::{MANIFEST, PARTIAL, lock_file};
+use super::{MANIFEST, PARTIAL, lock_file, lock_path};
 
 /// What may be kept in a folder, and what is to be left on its disk; bytes.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +66,10 @@ fn list(cache: &Path) -> io::Result<BTreeMap<String, Kept>> {
     for folder in fs::read_dir(cache)?.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()) {
         let Some(name) = folder.file_name().and_then(|name| name.to_str()) else { continue };
         let name = name.strip_suffix(PARTIAL).unwrap_or(name).to_owned();
+        // Somebody else's folder.
+        if !lock_path(cache, &name).exists() {
+            continue;
+        }
         let one = all.entry(name).or_insert_with(|| Kept {
             folders: Vec::new(),
             bytes: 0,
@@ -105,6 +109,7 @@ mod tests {
     fn put(cache: &Path, name: &str, days: u64) -> PathBuf {
         let dir = cache.join(name);
         fs::create_dir(&dir).unwrap();
+        lock_file(cache, name.trim_end_matches(PARTIAL)).unwrap();
         fs::write(dir.join("ram0"), vec![1; 1 << 20]).unwrap();
         fs::write(dir.join(MANIFEST), "x").unwrap();
         let used = SystemTime::now() - Duration::from_secs(days * 24 * 3600);
@@ -118,6 +123,8 @@ mod tests {
         let cache = cache.path();
         let [oldest, old, young, youngest] =
             [("a", 9), ("b", 5), ("c", 3), ("d", 1)].map(|(n, d)| put(cache, n, d));
+        let theirs = cache.join("theirs");
+        fs::create_dir(&theirs).unwrap();
         let left = put(cache, "killed.partial", 0);
         fs::remove_file(left.join(MANIFEST)).unwrap();
         let held = lock_file(cache, "a").unwrap();
@@ -133,7 +140,7 @@ mod tests {
 
         drop(held);
         make_room(cache, at_most(0), 0).unwrap();
-        assert!(list(cache).unwrap().is_empty());
+        assert!(list(cache).unwrap().is_empty() && theirs.exists());
     }
 
     #[test]
