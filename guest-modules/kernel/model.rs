@@ -37,7 +37,6 @@ use core::fmt::Arguments;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering::*};
 use kernel::bindings;
-use kernel::prelude::*;
 
 /// Objects of a scan when the shrinker names no batch (`SHRINK_BATCH`, mm/shrinker.c).
 const SHRINK_BATCH: usize = 128;

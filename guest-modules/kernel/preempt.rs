@@ -10,7 +10,7 @@
 //! task preempts is passed by RCU's grace periods unless it reads; and it is not interrupted where it must not be
 //! preempted, but right after.
 
-use crate::compat::IrqWork;
+use crate::hooks::{self, IrqWork};
 use crate::{clock, compat, layout::kind};
 use core::cell::UnsafeCell;
 use core::ptr;
@@ -95,7 +95,7 @@ fn start(idx: usize, cpu: &'static Cpu) -> Result<*mut bindings::task_struct> {
     let name = c"st_hold/%u".as_ptr().cast();
     // SAFETY: `hold_when_told` takes a `Cpu`, which is static; the format takes one number.
     let task = unsafe { bindings::kthread_create_on_node(Some(hold_when_told), data, -1, name, idx as u32) };
-    if task.is_null() || compat::is_err(task) {
+    if task.is_null() || hooks::is_err(task) {
         return Err(ENOMEM);
     }
     // SAFETY: a new task that did not run yet, and that only `teardown` ends.
@@ -168,7 +168,7 @@ pub(crate) fn now(hold_ns: u32) {
     let cpu = &CPUS[compat::raw_smp_processor_id() % N_TIMERS];
     cpu.task_ns.store(hold_ns.min(TASK_NS_MAX), Release);
     // SAFETY: a static.
-    unsafe { compat::irq_work_queue(cpu.wakes.get()) };
+    unsafe { hooks::irq_work_queue(cpu.wakes.get()) };
 }
 
 unsafe extern "C" fn wake(work: *mut IrqWork) {

@@ -21,6 +21,7 @@
 //! | `shrinker.rs` | safe abstraction over shrinkers |
 //! | `chrdev.rs` | safe abstraction over an ioctl-only device |
 //! | `compat.rs` | what differs between kernels |
+//! | `hooks.rs` | the kernel's hooks for debuggers and tracers |
 //! | `canary.rs` | another module, which misbehaves |
 //! | `st_unload.rs` | another module, which is loaded and unloaded |
 //! | `../abi/src/layout.rs` | ops and ioctls, shared with agent and host |
@@ -33,6 +34,7 @@ mod compat;
 mod cache;
 mod chrdev;
 mod clock;
+mod hooks;
 mod item;
 #[allow(dead_code, unreachable_pub, reason = "shared with the agent and the host")]
 #[path = "../abi/src/layout.rs"]

@@ -9,9 +9,9 @@
 //! A *wake-up* of another thread of the program: one that waited for what this one just did. There the two get out of step.
 
 use crate::layout::KCOV_WAKES;
-use crate::{compat, preempt};
+use crate::{hooks, preempt};
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering::*};
 use kernel::bindings::{get_current, task_struct};
 use kernel::ffi::c_void;
 use kernel::prelude::*;
@@ -45,44 +45,51 @@ static WATCHES: [Watch; N_WATCHES] = [const {
 /// A breakpoint that is never hit. While there is one, making another does not wait for RCU.
 static KEPT: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 static NEVER_WRITTEN: u64 = 0;
+/// Wake-ups are heard of.
+static LISTENS: AtomicBool = AtomicBool::new(false);
 
 /// Makes what [`at_block`] takes quick, and begins to listen to wake-ups. Called once, before the first op.
 pub(crate) fn setup() {
     // SAFETY: nobody writes there; `teardown` releases it.
-    if let Ok(event) = unsafe { compat::watch_writes(&raw const NEVER_WRITTEN as usize, entered) } {
+    if let Ok(event) = unsafe { hooks::watch_writes(&raw const NEVER_WRITTEN as usize, entered) } {
         KEPT.store(event, Release);
     }
-    compat::listen_to_wakings(woken);
+    LISTENS.store(hooks::listen_to_wakings(woken).is_ok(), Release);
 }
 
 /// Undoes [`setup`]. No task executes ops.
 pub(crate) fn teardown() {
-    compat::unlisten_to_wakings(woken);
+    if LISTENS.swap(false, AcqRel) {
+        hooks::unlisten_to_wakings(woken);
+    }
     cancel();
     let event = KEPT.swap(ptr::null_mut(), AcqRel);
     if !event.is_null() {
         // SAFETY: from `watch_writes()`, and ours since the swap.
-        unsafe { compat::unwatch(event) };
+        unsafe { hooks::unwatch(event) };
     }
 }
 
 /// Has the CPU of the calling task taken away for `hold_ns` as soon as an op of it has entered `n` blocks. Replaces what the
 /// task waited for.
 pub(crate) fn at_block(n: u32, hold_ns: u32) -> Result {
-    let (area, len) = compat::kcov_area().ok_or(ENODEV)?;
+    let (area, len) = hooks::kcov_area().ok_or(ENODEV)?;
     if n == 0 || n as usize >= len - 1 {
         return Err(EINVAL);
     }
     let watch = mine()?;
     watch.hold_ns.store(hold_ns, Release);
     // SAFETY: a word of the buffer, which stays while the task has KCOV on.
-    let event = unsafe { compat::watch_writes(area.add(n as usize) as usize, entered) }?;
+    let event = unsafe { hooks::watch_writes(area.add(n as usize) as usize, entered) }?;
     watch.event.store(event, Release);
     Ok(())
 }
 
 /// The same as soon as it has woken other threads `n` times.
 pub(crate) fn at_wake(n: u32, hold_ns: u32) -> Result {
+    if !LISTENS.load(Acquire) {
+        return Err(ENODEV);
+    }
     let watch = mine()?;
     watch.hold_ns.store(hold_ns, Release);
     watch.n_wakes.store(n, Release);
@@ -114,7 +121,7 @@ fn release(watch: &Watch) {
     let event = watch.event.swap(ptr::null_mut(), AcqRel);
     if !event.is_null() {
         // SAFETY: from `watch_writes()`, and ours since the swap.
-        unsafe { compat::unwatch(event) };
+        unsafe { hooks::unwatch(event) };
     }
 }
 
@@ -142,10 +149,10 @@ unsafe extern "C" fn entered(_event: *mut c_void, _data: *mut c_void, _regs: *mu
 unsafe extern "C" fn woken(_data: *mut c_void, task: *mut task_struct) {
     let waker = current();
     // SAFETY: both live, the tracepoint's caller sees to it.
-    if waker == task || !unsafe { compat::are_siblings(waker, task) } {
+    if waker == task || !unsafe { hooks::are_siblings(waker, task) } {
         return;
     }
-    if let Some((area, len)) = compat::kcov_area() {
+    if let Some((area, len)) = hooks::kcov_area() {
         // SAFETY: the last word of the buffer, which stays while the task has KCOV on. Nobody else writes it: KCOV would
         // come there only with a buffer that is full.
         unsafe {
