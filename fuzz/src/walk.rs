@@ -189,7 +189,12 @@ fn places(program: &Program, outcome: &ProgramOutcome) -> Vec<Place> {
         let same_thread = before.filter(|(of, _)| *of == thread);
         let lead_ns = same_thread.map_or(0, |(_, end_ns)| ran.start_ns.saturating_sub(end_ns));
         before = Some((thread, ran.end_ns));
-        if !is_worth(&op) || program.threads[thread].ops.len() >= OPS_MAX {
+        let ops = &program.threads[thread].ops;
+        // What a fault is for comes right after it, and one preemption takes the place of another.
+        let after_fault = op_idx > 0 && ops[op_idx - 1].kind == kind::FAIL_NTH;
+        let before = op_idx.checked_sub(1 + usize::from(after_fault)).map(|idx| ops[idx].kind);
+        let is_taken = before.is_some_and(|before| kind::PREEMPTIONS.contains(&before));
+        if !is_worth(&op) || is_taken || ops.len() >= OPS_MAX {
             continue;
         }
         let meets = |other: &OpOutcome| ran.start_ns < other.end_ns && other.start_ns < ran.end_ns;
@@ -202,6 +207,7 @@ fn places(program: &Program, outcome: &ProgramOutcome) -> Vec<Place> {
         }
         let ns = ran.end_ns.saturating_sub(ran.start_ns);
         let (n_edges, n_wakes) = (ran.n_edges, ran.n_wakes);
+        let op_idx = op_idx - usize::from(after_fault);
         places.push(Place { thread, op: op_idx, kind: op.kind, company, lead_ns, ns, n_edges, n_wakes });
     }
     places
@@ -213,7 +219,7 @@ fn points(places: &[Place]) -> VecDeque<Point> {
     let all = || places.iter().enumerate();
     let wakes =
         all().flat_map(|(idx, place)| place.wakes().map(move |preempt| Point { place: idx, preempt }));
-    let mut points: VecDeque<Point> = wakes.collect();
+    let mut points: VecDeque<Point> = wakes.take(VARIANTS_MAX / 2).collect();
     for (round, (idx, place)) in (0..ROUNDS_MAX).flat_map(|round| all().map(move |place| (round, place))) {
         if points.len() >= VARIANTS_MAX {
             break;
@@ -243,7 +249,10 @@ impl Place {
         let nth_long = round / 3 * 2 + round % 3;
         let (kind, a, b) = match round % 3 {
             2 => (kind::PREEMPT, at_ns(round / 3), SHORT_NS),
-            _ if self.n_edges > 0 => (kind::PREEMPT_EDGE, share_of(self.n_edges, nth_long) + 1, LONG_US),
+            _ if self.n_edges > 0 => {
+                let n_edges = self.n_edges.min(kind::PREEMPT_EDGE_MAX);
+                (kind::PREEMPT_EDGE, share_of(n_edges, nth_long) + 1, LONG_US)
+            }
             _ => (kind::PREEMPT_TASK, at_ns(nth_long), LONG_US),
         };
         Op { kind, a, b, ..Op::default() }

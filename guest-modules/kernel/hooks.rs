@@ -6,6 +6,8 @@
 #[cfg(CONFIG_TRACEPOINTS)]
 use core::ffi::CStr;
 use core::ptr;
+#[cfg(CONFIG_KCOV)]
+use crate::layout::KCOV_WAKES;
 use kernel::bindings;
 #[cfg(CONFIG_TRACEPOINTS)]
 use kernel::ffi::c_int;
@@ -18,11 +20,23 @@ pub(crate) fn kcov_area() -> Option<(*mut u64, usize)> {
     // SAFETY: the current task lives while it runs, and only it turns its KCOV on and off.
     unsafe {
         let task = bindings::get_current();
-        let area = (*task).kcov_area.cast::<u64>();
-        (!area.is_null()).then_some((area, (*task).kcov_size as usize))
+        let area = ptr::read_volatile(&raw const (*task).kcov_area).cast::<u64>();
+        let len = ptr::read_volatile(&raw const (*task).kcov_size) as usize;
+        // kcov_stop() clears the size first, and an interrupt may come in between.
+        (!area.is_null() && len > KCOV_WAKES + 1).then_some((area, len))
     }
     #[cfg(not(CONFIG_KCOV))]
     None
+}
+
+/// Whether the caller is a task and not what interrupted one: interrupts have a stack of their own.
+pub(crate) fn in_task() -> bool {
+    // `THREAD_SIZE` (arch/x86/include/asm/page_64_types.h).
+    const THREAD_SIZE: usize = (4096 << 2) << cfg!(CONFIG_KASAN) as u32;
+    let here = 0_u8;
+    // SAFETY: the current task lives while it runs; the field does not change.
+    let stack = unsafe { (*bindings::get_current()).stack } as usize;
+    (&raw const here as usize).wrapping_sub(stack) < THREAD_SIZE
 }
 
 /// `struct perf_event_attr` (include/uapi/linux/perf_event.h) as far as breakpoints need it; the bindings lack it. Longer
@@ -56,7 +70,7 @@ pub(crate) struct IrqWork {
 impl IrqWork {
     /// `IRQ_WORK_INIT_HARD()`: `function` runs in hard interrupt context.
     pub(crate) const fn new(function: unsafe extern "C" fn(*mut IrqWork)) -> IrqWork {
-        const IRQ_WORK_HARD_IRQ: u32 = 0x20;
+        const IRQ_WORK_HARD_IRQ: u32 = 0x08;
         IrqWork { next: ptr::null_mut(), flags: IRQ_WORK_HARD_IRQ, cpus: [0; 2], function, waiter: ptr::null_mut() }
     }
 }
@@ -74,6 +88,8 @@ extern "C" {
     fn unregister_hw_breakpoint(event: *mut c_void);
     /// Safe in any context. The work is its own until it has run.
     pub(crate) fn irq_work_queue(work: *mut IrqWork) -> bool;
+    /// Waits until it has run. In process context.
+    pub(crate) fn irq_work_sync(work: *mut IrqWork);
 }
 
 /// Whether a pointer is one of the kernel's errors: the last page of addresses.

@@ -21,6 +21,8 @@ use crate::shrinker::{
     CountObjects, Flags, Methods, ScanObjects, ShrinkControl, Shrinker, UnregisteredShrinker,
 };
 use crate::slots;
+use crate::{preempt, trigger};
+use core::sync::atomic::fence;
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicU8, AtomicUsize, Ordering::*};
 use kernel::bindings;
 use kernel::prelude::*;
@@ -105,6 +107,9 @@ pub(crate) fn execute(audit: &mut Audit) -> Result {
 
 /// Looks at every registered shrinker: its name, its deferred work.
 fn check(audit: &mut Audit) {
+    // The program has ended: what it has armed and did not need would only disturb.
+    trigger::cancel();
+    preempt::cancel();
     for slot_idx in 0..N_SLOTS {
         let ledger = ledger(slot_idx);
         let _ = slots::with_registered(slot_idx, |shrinker| {
@@ -148,11 +153,6 @@ pub(crate) unsafe fn check_name(slot_idx: usize, shrinker: *const bindings::shri
 /// since the last that took it.
 fn check_deferred(slot_idx: usize, shrinker: &bindings::shrinker) {
     let ledger = ledger(slot_idx);
-    let (freeable, n) = (ledger.freeable_max.load(Relaxed), ledger.n_callers());
-    if ledger.overflow.load(Relaxed) || ledger.may_overflow() {
-        return;
-    }
-    let max = (2 * freeable * n) as i64;
     for nid in 0..if ledger.numa_aware() { NODES } else { 1 } {
         if !compat::node_possible(nid) {
             continue;
@@ -160,6 +160,13 @@ fn check_deferred(slot_idx: usize, shrinker: &bindings::shrinker) {
         // SAFETY: the slot is owned, the node is possible, and the shrinker is not memcg-aware.
         let deferred = unsafe { compat::nr_deferred(shrinker, nid, core::ptr::null_mut()) };
         let deferred = deferred.unwrap_or(0);
+        // After that: who puts something back has counted before, kswapd now and here, too.
+        fence(SeqCst);
+        let (freeable, n) = (ledger.freeable_max.load(Relaxed), ledger.n_callers());
+        if ledger.overflow.load(Relaxed) || ledger.may_overflow() {
+            return;
+        }
+        let max = (2 * freeable * n) as i64;
         if !(0..=max).contains(&deferred) {
             let detail = format_args!("{deferred} on node {nid}, {freeable} counted at most, by {n} tasks");
             broken(Rule::DeferredHigh, slot_idx, detail);
@@ -264,12 +271,17 @@ fn judge_deferred(
 ) {
     let freeable = known.freeable[group_idx * NODES + nid].swap(0, Relaxed);
     let ledger = ledger(slot_idx);
-    if freeable == 0 || ledger.may_overflow() || is_disturbed(slot_idx) {
+    if freeable == 0 {
         return;
     }
     // SAFETY: the shrinker is that of an owned slot or of a running callback, the node is possible, the memcg is null or
     // that of the callback; programs have ended, so nobody allocates shrinkers.
     let Some(deferred) = (unsafe { compat::nr_deferred(shrinker, nid, memcg) }) else { return };
+    // After that: whoever takes or adds has been seen before.
+    fence(SeqCst);
+    if ledger.may_overflow() || is_disturbed(slot_idx) {
+        return;
+    }
     // Work of removed groups moves to their parent some time after.
     // SAFETY: as above.
     let may_grow = !memcg.is_null() && unsafe { compat::memcg_has_children(memcg) };

@@ -49,6 +49,8 @@ pub(crate) struct Watch {
     columns: [AtomicU64; NODES],
     by_memcg: AtomicU64,
     n_scans: AtomicU32,
+    /// How often the whole of a count file was made.
+    n_shows: AtomicU32,
     /// Inode of a memcg that a scan was called for in place of the one asked for, or 0.
     other_memcg: AtomicU64,
 }
@@ -77,6 +79,7 @@ static WATCHES: [Watch; N_WATCHES] = [const {
         columns: [const { AtomicU64::new(0) }; NODES],
         by_memcg: AtomicU64::new(0),
         n_scans: AtomicU32::new(0),
+        n_shows: AtomicU32::new(0),
         other_memcg: AtomicU64::new(0),
     }
 }; N_WATCHES];
@@ -177,6 +180,7 @@ impl Watch {
         }
         self.by_memcg.store(0, Relaxed);
         self.n_scans.store(0, Relaxed);
+        self.n_shows.store(0, Relaxed);
         self.other_memcg.store(0, Relaxed);
     }
 
@@ -200,6 +204,11 @@ impl Watch {
                     self.mixed.store(true, Relaxed);
                     return;
                 };
+                let is_first = call.nid == 0 && (call.memcg.is_null() || call.memcg_is_root());
+                // What did not fit is thrown away and asked for anew (seq_read_iter()).
+                if is_first && self.n_shows.fetch_add(1, Relaxed) > 0 {
+                    self.mixed.store(true, Relaxed);
+                }
                 n_counts.fetch_add(1, Relaxed);
                 self.columns[call.nid].fetch_add(n as u64, Relaxed);
                 // SAFETY: the memcg of a running callback is null or valid.
@@ -327,7 +336,7 @@ impl Watch {
         let other = self.other_memcg.load(Relaxed);
         if other != 0 && request.memcg_stays != 0 {
             let detail = format_args!("asked for memcg {}, called for memcg {other}", request.memcg);
-            broken(Rule::DebugfsScan, self.slot.load(Relaxed), detail);
+            broken(Rule::DebugfsScan, self.file_slot.load(Relaxed), detail);
         }
         let n_scans = self.n_scans.load(Relaxed);
         if n_scans != u32::from(self.n.load(Relaxed) != 0) {

@@ -14,7 +14,7 @@ use crate::hooks::{self, IrqWork};
 use crate::{clock, compat, layout::kind};
 use core::cell::UnsafeCell;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering::*, fence};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering::*, fence};
 use kernel::bindings;
 use kernel::ffi::{c_int, c_void};
 use kernel::prelude::*;
@@ -44,13 +44,15 @@ pub(crate) enum By {
 /// The timers are initialised by [`setup`] before the first op and never move. `task` is null, or lives until [`teardown`].
 struct Cpu {
     fires: UnsafeCell<bindings::hrtimer>,
-    /// Ends a hold of the task's in time; the tick does so only later.
+    /// Ends a hold of the task's.
     ends: UnsafeCell<bindings::hrtimer>,
     task: AtomicPtr<bindings::task_struct>,
     by_task: AtomicU32,
     hold_ns: AtomicU32,
     /// For how long the task is to hold the CPU; 0 once it did.
     task_ns: AtomicU32,
+    /// The hold of the task is over.
+    is_over: AtomicBool,
     /// Wakes the task, from where that cannot be done.
     wakes: UnsafeCell<IrqWork>,
 }
@@ -68,6 +70,7 @@ static CPUS: [Cpu; N_TIMERS] = [const {
         by_task: AtomicU32::new(0),
         hold_ns: AtomicU32::new(0),
         task_ns: AtomicU32::new(0),
+        is_over: AtomicBool::new(false),
         wakes: UnsafeCell::new(IrqWork::new(wake)),
     }
 }; N_TIMERS];
@@ -122,7 +125,10 @@ pub(crate) fn teardown() {
 pub(crate) fn cancel() {
     for cpu in &CPUS {
         // SAFETY: initialised; called from process context with no lock held.
-        unsafe { bindings::hrtimer_cancel(cpu.fires.get()) };
+        unsafe {
+            bindings::hrtimer_cancel(cpu.fires.get());
+            hooks::irq_work_sync(cpu.wakes.get());
+        }
     }
     while CPUS.iter().any(|cpu| cpu.task_ns.load(Acquire) != 0) {
         clock::sleep_ns(HELD_POLL_NS);
@@ -176,7 +182,10 @@ unsafe extern "C" fn wake(work: *mut IrqWork) {
     wake_task(unsafe { &*kernel::container_of!(work.cast::<UnsafeCell<IrqWork>>(), Cpu, wakes) });
 }
 
-unsafe extern "C" fn end(_timer: *mut bindings::hrtimer) -> bindings::hrtimer_restart {
+unsafe extern "C" fn end(timer: *mut bindings::hrtimer) -> bindings::hrtimer_restart {
+    // SAFETY: `timer` is the `ends` field of a `Cpu` in `CPUS`: `end` is set for no other.
+    let cpu = unsafe { &*kernel::container_of!(timer.cast::<UnsafeCell<bindings::hrtimer>>(), Cpu, ends) };
+    cpu.is_over.store(true, Release);
     bindings::hrtimer_restart_HRTIMER_NORESTART
 }
 
@@ -216,25 +225,23 @@ fn set_current_state(state: u32) {
 
 /// Keeps the CPU for `ns`, halted: instructions that only wait are dear under an emulator.
 fn hold(cpu: &Cpu, ns: u32) {
-    let end_ns = clock::now_ns() + u64::from(ns);
+    cpu.is_over.store(false, Release);
     // SAFETY: initialised; used by this task only.
     unsafe { bindings::hrtimer_start_range_ns(cpu.ends.get(), i64::from(ns), 0, compat::HRTIMER_MODE) };
-    while !halted_until(end_ns) {}
-    // SAFETY: as above.
-    unsafe { bindings::hrtimer_cancel(cpu.ends.get()) };
+    while !halted_until(&cpu.is_over) {}
 }
 
-/// Whether it is that time; if not, waits for an interrupt.
-fn halted_until(end_ns: u64) -> bool {
+/// Whether it is over; if not, waits for an interrupt.
+fn halted_until(is_over: &AtomicBool) -> bool {
     // SAFETY: in a task with interrupts on. They are off for the question only: one that comes after it is taken as soon as
-    // the CPU halts, since `sti` lets one more instruction run.
+    // the CPU halts, since `sti` lets one more instruction run. Nothing of the kernel's is called meanwhile.
     unsafe {
         core::arch::asm!("cli", options(nostack));
-        if clock::now_ns() < end_ns {
-            core::arch::asm!("sti", "hlt", options(nostack));
-            return false;
+        if is_over.load(Acquire) {
+            core::arch::asm!("sti", options(nostack));
+            return true;
         }
-        core::arch::asm!("sti", options(nostack));
+        core::arch::asm!("sti", "hlt", options(nostack));
     }
-    true
+    false
 }

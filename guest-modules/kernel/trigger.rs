@@ -145,11 +145,11 @@ unsafe extern "C" fn entered(_event: *mut c_void, _data: *mut c_void, _regs: *mu
     }
 }
 
-/// A task is woken by what runs here; with locks of the scheduler's held and interrupts off.
+/// A task is woken by what runs here, a task or an interrupt; with locks of the scheduler's held and interrupts off.
 unsafe extern "C" fn woken(_data: *mut c_void, task: *mut task_struct) {
     let waker = current();
     // SAFETY: both live, the tracepoint's caller sees to it.
-    if waker == task || !unsafe { hooks::are_siblings(waker, task) } {
+    if waker == task || !hooks::in_task() || !unsafe { hooks::are_siblings(waker, task) } {
         return;
     }
     if let Some((area, len)) = hooks::kcov_area() {

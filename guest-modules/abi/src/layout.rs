@@ -127,6 +127,8 @@ pub mod kind {
     pub const PREEMPT_EDGE: u8 = 30;
     /// As [`PREEMPT_TASK`], but as soon as the thread has woken another one of the program for the `a`-th time.
     pub const PREEMPT_WAKE: u8 = 31;
+    /// Most blocks that [`PREEMPT_EDGE`] waits for.
+    pub const PREEMPT_EDGE_MAX: u32 = 100_000;
     /// Longest time until [`PREEMPT`] and [`PREEMPT_TASK`] do something, ns.
     pub const PREEMPT_NS_MAX: u32 = 10_000_000;
     /// Ops that have a CPU taken away later on.

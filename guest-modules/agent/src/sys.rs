@@ -135,7 +135,8 @@ impl Kcov {
 
     /// How often this thread woke another one of the program since then.
     pub fn n_wakes(&self) -> u64 {
-        self.area.read(Self::WAKES)
+        // A buffer that is full has a program counter there.
+        if self.area.read::<u64>(0) as usize >= Self::ENTRIES - 1 { 0 } else { self.area.read(Self::WAKES) }
     }
 
     /// How many program counters were recorded since the last [`Kcov::clear`].

@@ -64,9 +64,10 @@ pub fn debugfs_scan(device: &File, scan: Scan, file: &mut File) -> io::Result<i3
         ..Watch::default()
     };
     let text = format!("{} {} {}", scan.memcg, scan.nid, scan.n);
+    let group = groups::Held::open(scan.group, scan.memcg);
     watched(device, request, |watch| {
         let n = file.write(text.as_bytes())?;
-        watch.memcg_stays = groups::is_memcg(scan.group, scan.memcg).into();
+        watch.memcg_stays = group.is_some_and(|group| group.is_memcg()).into();
         Ok((n as i32, n == text.len()))
     })
 }

@@ -68,8 +68,10 @@ static enum hrtimer_restart preemption_fires(struct hrtimer *timer)
 
 	//{ preempt_task
 	if (here->by_task) {
-		WRITE_ONCE(here->task_ns, here->hold_ns);
-		wake_up_process(here->task);
+		if (here->task) {
+			WRITE_ONCE(here->task_ns, here->hold_ns);
+			wake_up_process(here->task);
+		}
 		return HRTIMER_NORESTART;
 	}
 	//}
@@ -83,7 +85,7 @@ static void preempt_by(u32 in_ns, u32 hold_ns, bool by_task)
 
 	here->hold_ns = hold_ns;
 	//{ preempt_task
-	here->by_task = by_task && here->task;
+	here->by_task = by_task;
 	//}
 	hrtimer_start(&here->timer, ns_to_ktime(in_ns),
 		      HRTIMER_MODE_REL_PINNED_HARD);
@@ -133,14 +135,15 @@ static void woken(void *data, struct task_struct *task)
 	struct preemption *here = this_cpu_ptr(&preemption);
 	int i;
 
-	if (task == current || task->real_parent != current->real_parent)
+	if (!in_task() || task == current ||
+	    task->real_parent != current->real_parent)
 		return;
 	for (i = 0; i < ARRAY_SIZE(watches); i++) {
 		struct watch *watch = &watches[i];
 
 		if (READ_ONCE(watch->task) != current || !watch->n_wakes)
 			continue;
-		if (--watch->n_wakes)
+		if (--watch->n_wakes || !here->task)
 			continue;
 		WRITE_ONCE(here->task_ns, watch->hold_ns);
 		irq_work_queue(&here->wakes);

@@ -26,7 +26,7 @@ pub(super) const OPS: &[OpSpec] = &[
         kind::PREEMPT_EDGE,
         "preempt_edge",
         4,
-        &[number("n", Field::A, 1, 100_000), number("us", Field::B, 0, 50_000)],
+        &[number("n", Field::A, 1, kind::PREEMPT_EDGE_MAX), number("us", Field::B, 0, 50_000)],
         "when this thread's next op has entered {n} basic blocks, a task of high priority takes its CPU for {us} us",
     ),
     op(

@@ -2,13 +2,14 @@
 //! Ops on memory cgroups.
 
 use std::{
-    fs,
-    io::{self},
+    fs::{self, File},
+    io,
     os::unix::fs::MetadataExt,
     path::PathBuf,
 };
 
 use abi::layout::{MEMCG_ROOT, Op, kind};
+use nix::{fcntl::AtFlags, sys::stat::fstatat};
 
 use super::{CGROUP_PARENT, CGROUP_ROOT, Hands, write};
 
@@ -68,11 +69,22 @@ pub(super) fn inode(memcg: u8, hands: &mut Hands) -> io::Result<u64> {
     Ok(*seen)
 }
 
-/// Whether a group has that inode and a memory controller of its own, whose files go before it does. For any other the kernel
-/// takes that of a group around it (cgroup_get_e_css()).
-pub fn is_memcg(memcg: u8, inode: u64) -> bool {
-    let path = path(memcg);
-    fs::metadata(&path).is_ok_and(|folder| folder.ino() == inode) && path.join("memory.stat").exists()
+/// A group's folder, held open: one that has its name later is another.
+#[derive(Debug)]
+pub struct Held(File);
+
+impl Held {
+    /// The group, if it has that inode and a memory controller of its own.
+    pub fn open(memcg: u8, inode: u64) -> Option<Held> {
+        let held = Held(File::open(path(memcg)).ok()?);
+        (held.0.metadata().ok()?.ino() == inode && held.is_memcg()).then_some(held)
+    }
+
+    /// Whether it has a memory controller of its own, whose files go before it does. For any other group the kernel takes that
+    /// of a group around it (cgroup_get_e_css()).
+    pub fn is_memcg(&self) -> bool {
+        fstatat(&self.0, "memory.stat", AtFlags::empty()).is_ok()
+    }
 }
 
 fn nest(memcg: u8) -> io::Result<i32> {
