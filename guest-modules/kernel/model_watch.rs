@@ -49,8 +49,8 @@ pub(crate) struct Watch {
     columns: [AtomicU64; NODES],
     by_memcg: AtomicU64,
     n_scans: AtomicU32,
-    /// How often the whole of a count file was made.
-    n_shows: AtomicU32,
+    /// Calls for a count file.
+    n_calls: AtomicU32,
     /// Inode of a memcg that a scan was called for in place of the one asked for, or 0.
     other_memcg: AtomicU64,
 }
@@ -79,10 +79,13 @@ static WATCHES: [Watch; N_WATCHES] = [const {
         columns: [const { AtomicU64::new(0) }; NODES],
         by_memcg: AtomicU64::new(0),
         n_scans: AtomicU32::new(0),
-        n_shows: AtomicU32::new(0),
+        n_calls: AtomicU32::new(0),
         other_memcg: AtomicU64::new(0),
     }
 }; N_WATCHES];
+
+/// Calls that it takes at least to fill a page of a count file: a line has an inode and a number a node, twenty digits each.
+const CALLS_PER_PAGE_MIN: u32 = 90;
 
 /// Writes to drop_caches that drop pages only, begun or ended. They store to the variable that another writer still reads,
 /// which may keep that one from dropping slab (drop_caches_sysctl_handler(), fs/drop_caches.c).
@@ -180,7 +183,7 @@ impl Watch {
         }
         self.by_memcg.store(0, Relaxed);
         self.n_scans.store(0, Relaxed);
-        self.n_shows.store(0, Relaxed);
+        self.n_calls.store(0, Relaxed);
         self.other_memcg.store(0, Relaxed);
     }
 
@@ -206,7 +209,7 @@ impl Watch {
                 };
                 let is_first = call.nid == 0 && (call.memcg.is_null() || call.memcg_is_root());
                 // What did not fit is thrown away and asked for anew (seq_read_iter()).
-                if is_first && self.n_shows.fetch_add(1, Relaxed) > 0 {
+                if self.n_calls.fetch_add(1, Relaxed) >= CALLS_PER_PAGE_MIN && is_first {
                     self.mixed.store(true, Relaxed);
                 }
                 n_counts.fetch_add(1, Relaxed);
